@@ -1,0 +1,479 @@
+"""The main job: from a source of images to a model file that decides.
+
+Open the source, admit its images, hold some out, train, export the graph, prove it, let it score the held-out images,
+calibrate on those scores, write the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.torch import save
+
+from blemish import __version__
+from blemish.console import Listener, Silent
+from blemish.data import Dataset, Sample, open_dataset
+from blemish.decisions import Calibration, calibrate, images_needed
+from blemish.errors import BlemishError, DataError, ImageError, TrainingError, UsageError
+from blemish.export import InspectionNetwork, check_parity, export_graph
+from blemish.images import Depth, Facts, ImageContract, contract_for, read
+from blemish.methods import Method, MethodConfig, find_method
+from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, TrainingRecord, write
+from blemish.nn.preparation import Preparation
+from blemish.runtime import Detector
+from blemish.runtime.detector import Graph
+from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
+from blemish.training import RunFolder, Trainer, TrainingImages
+
+HOLD_OUT = 0.2
+LARGEST_HOLD_OUT = 0.5
+FEW_IMAGES = 100
+FOLDS = 5
+PARITY_IMAGES = 6
+
+Preset = Literal["auto", "fast", "paper"]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A training image that can be read."""
+
+    sample: Sample
+    name: str
+    sha256: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which admitted images train and which calibrate, by index; in a "cross" plan all do both."""
+
+    kind: Literal["split", "cross"]
+    train: tuple[int, ...]
+    calibration: tuple[int, ...]
+
+
+def train(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    method: str = "rd",
+    teacher: str = DEFAULT_TEACHER,
+    layout: str = "auto",
+    preset: Preset = "auto",
+    settings: Mapping[str, Any] | None = None,
+    false_alarm_rate: float | None = None,
+    review_rate: float | None = None,
+    hold_out: float | None = None,
+    depth: Depth = "uint8",
+    value_range: tuple[float, float] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    weights: str | os.PathLike[str] | None = None,
+    listener: Listener | None = None,
+) -> Detector:
+    """Train a detector on the good images of `source` and write it to `out`.
+
+    A run that was killed goes on where it was when the same call is made again; its state lies in `OUT.training` until
+    the model file is written.
+
+    Parameters
+    ----------
+    source : a folder or csv file; `layout` says how it is laid out (`blemish layouts`).
+    out : the model file; `.blemish` is added where it is missing.
+    method, teacher : names (`blemish methods`, `blemish teachers`).
+    preset : "paper" takes the paper's schedule, "fast" a short one for a machine without a GPU, "auto" the one for
+        this device.
+    settings : hyper-parameters of the method by name, over the preset's.
+    false_alarm_rate : share of good images that may be called NG, in (0, 1); None takes 1 % or the smallest that the
+        calibration images allow, whichever is larger.
+    review_rate : share of good images that may be called NG or REVIEW; None takes 5 % or twice the former.
+    hold_out : share of the images that calibrate instead of training; None takes 20 %, or as many as
+        `false_alarm_rate` needs, up to half. Below 100 images a method that is cheap to fit calibrates by
+        cross-conformal folds instead and trains on all.
+    depth, value_range : the image contract: what the files hold and which range of values maps onto [0, 1].
+    seed : of every random draw; the same seed on the same machine gives the same file.
+    device : "auto", "cpu" or "cuda".
+    weights : a folder of teachers' weights; default BLEMISH_WEIGHTS.
+    listener : told what happens; None keeps quiet.
+
+    Returns
+    -------
+    Detector, as `blemish.load(out)` gives.
+
+    Raises
+    ------
+    BlemishError
+        A subclass per cause: UsageError, DataError, TeacherError, TrainingError, ExportError.
+    """
+    listener = listener or Silent()
+    target = model_path(out)
+    chosen = find_method(method)
+    trainer_device = Trainer(device, seed, None, listener.progress)
+    config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
+    base = base_contract(depth, value_range)
+
+    dataset = open_dataset(source, layout)
+    listener.say(dataset.note)
+    admitted, left_out = admit(dataset, base, listener)
+    contract = contract_for(base, [image.facts for image in admitted])
+    plan = hold_out_plan(admitted, chosen, seed, false_alarm_rate, hold_out)
+    listener.say(describe_plan(plan))
+
+    pyramid = open_teacher(teacher, strides=chosen.strides, weights=weights)
+    preparation = Preparation(contract.low, contract.high, config.image_size)
+
+    def images(indices: Sequence[int]) -> TrainingImages:
+        return TrainingImages([admitted[i].sample.path for i in indices], contract, preparation)
+
+    record = training_record(dataset, admitted, left_out, plan, seed, trainer_device)
+    folder = RunFolder(
+        target.with_name(target.name + ".training"),
+        fingerprint(chosen, config, pyramid, contract, record),
+    )
+    trained = build(chosen, config, pyramid, seed)
+    Trainer(device, seed, folder, listener.progress).fit(trained, images(plan.train))
+
+    listener.say("Exporting the graph and checking it against torch.")
+    content = export_graph(trained, preparation, contract)
+    graph = Graph(content)
+    some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
+    parity = check_parity(graph, trained, preparation, some)
+
+    if plan.kind == "split":
+        scores, maxima = score_through_graph(graph, [admitted[i] for i in plan.calibration], contract, listener)
+    else:
+        scores, maxima = score_by_folds(
+            plan, admitted, lambda: build(chosen, config, pyramid, seed), trainer_device, images, contract, listener
+        )
+    calibration = checked_calibration(scores, maxima, plan.kind, false_alarm_rate, review_rate)
+    listener.say(describe_calibration(calibration, asked=false_alarm_rate is not None))
+
+    manifest = Manifest(
+        blemish=__version__,
+        method=chosen.name,
+        method_title=chosen.title,
+        config=config.model_dump(mode="json"),
+        teacher=pyramid.info,
+        images=contract,
+        calibration=calibration,
+        training=record,
+        parity=parity,
+    )
+    write(target, manifest, content, save(trained.learned_state()))
+    folder.remove()
+    listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
+    return Detector(graph, contract, calibration, manifest)
+
+
+def model_path(out: str | os.PathLike[str]) -> Path:
+    """`out` with its suffix, its folder made and known to be writable before any work is done."""
+    target = Path(out)
+    if target.suffix != SUFFIX:
+        target = target.with_name(target.name + SUFFIX)
+    if target.is_dir():
+        raise UsageError("it is a folder", where=target, todo="Name a file: --out NAME.blemish")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = target.with_name(target.name + ".training")
+        probe.mkdir(exist_ok=True)
+        if not any(probe.iterdir()):
+            probe.rmdir()
+    except OSError as error:
+        raise UsageError(f"the model file cannot be written there: {error.strerror}", where=target) from error
+    return target
+
+
+def configure(
+    method: type[Method], preset: Preset, settings: Mapping[str, Any], device: str, listener: Listener
+) -> MethodConfig:
+    """The method's config: the paper's defaults, the preset's changes, the user's settings."""
+    if preset not in ("auto", "fast", "paper"):
+        raise UsageError(f"there is no preset '{preset}'", todo="Choose auto, fast or paper")
+    fast = preset == "fast" or (preset == "auto" and device == "cpu")
+    changes = dict(method.fast) if fast else {}
+    if changes and preset == "auto":
+        listener.say(
+            "No GPU: taking the fast preset ("
+            + ", ".join(f"{key}={value}" for key, value in changes.items())
+            + "); --preset paper takes the paper's schedule."
+        )
+    unknown = [key for key in settings if key not in method.Config.model_fields]
+    if unknown:
+        raise UsageError(
+            f"method {method.name} has no setting '{unknown[0]}'",
+            where="--set",
+            todo=f"It has {', '.join(method.Config.model_fields)}",
+        )
+    try:
+        return method.Config(**{**changes, **settings})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"{'.'.join(map(str, first['loc']))}={first['input']}: {first['msg']}", where=f"method {method.name}"
+        ) from error
+
+
+def base_contract(depth: Depth, value_range: tuple[float, float] | None) -> ImageContract:
+    """The image contract that the user declared."""
+    low, high = value_range or (None, None)
+    try:
+        return ImageContract.model_validate({"depth": depth, "low": low, "high": high} if value_range else {"depth": depth})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(message, where="--depth/--range") from error
+
+
+def admit(dataset: Dataset, contract: ImageContract, listener: Listener) -> tuple[list[Admitted], list[LeftOutImage]]:
+    """Read every training image once: what can be used, and what is left out and why.
+
+    Raises
+    ------
+    DataError
+        If nothing is left to train on.
+    """
+
+    def look(sample: Sample) -> Admitted | LeftOutImage:
+        name = relative_name(sample.path, dataset.root)
+        try:
+            facts = Facts.of(read(sample.path, contract))
+            return Admitted(sample, name, hashlib.sha256(sample.path.read_bytes()).hexdigest(), facts)
+        except ImageError as error:
+            return LeftOutImage(path=name, reason=error.reason.value, detail=error.what)
+
+    samples = dataset.train
+    admitted, left_out = [], []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, result in enumerate(pool.map(look, samples), 1):
+            (admitted if isinstance(result, Admitted) else left_out).append(result)  # type: ignore[arg-type]
+            listener.progress("reading images", done / len(samples))
+    for image in left_out:
+        listener.warn(f"{image.path} is left out ({image.reason}): {image.detail}.")
+    if len(admitted) < 2:
+        raise DataError(nothing_left(samples, left_out, len(admitted)), where=dataset.root)
+    return admitted, left_out
+
+
+def nothing_left(samples: Sequence[Sample], left_out: Sequence[LeftOutImage], admitted: int) -> str:
+    """Why there is nothing to train on."""
+    found = f"training needs at least two images that can be read; of {len(samples)} training images {admitted} can"
+    if not left_out:
+        return found
+    reason, count = Counter(image.reason for image in left_out).most_common(1)[0]
+    example = next(image for image in left_out if image.reason == reason)
+    return f"{found}; {count} left out as {reason}, such as {example.path}: {example.detail}"
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """The path as the model file names it: below the source, never of the machine."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def hold_out_plan(
+    admitted: Sequence[Admitted],
+    method: type[Method],
+    seed: int,
+    false_alarm_rate: float | None,
+    hold_out: float | None,
+) -> Plan:
+    """Decide which images calibrate.
+
+    Raises
+    ------
+    UsageError
+        If the rate asked for takes more calibration images than may be held out.
+    """
+    n = len(admitted)
+    if hold_out is not None and not 0 < hold_out < 1:
+        raise UsageError(f"it lies between 0 and 1, not at {hold_out:g}", where="--hold-out")
+    needed = 1 if false_alarm_rate is None else images_needed_checked(false_alarm_rate)
+    # Images known to be bad may train (contaminated data), but only normal ones say what normal scores are.
+    normal = [i for i, image in enumerate(admitted) if image.sample.label != "anomalous"]
+    if method.cheap_to_fit and hold_out is None and n < FEW_IMAGES:
+        if needed > len(normal):
+            raise too_few(false_alarm_rate, needed, len(normal), needed)
+        return Plan("cross", tuple(range(n)), tuple(normal))
+    share = HOLD_OUT if hold_out is None else hold_out
+    count = math.ceil(share * len(normal))
+    if hold_out is None:
+        count = max(count, min(needed, math.floor(LARGEST_HOLD_OUT * len(normal))))
+    count = min(count, n - 1)
+    if count < 1:
+        raise DataError("no image that is not known to be bad is left to calibrate on")
+    if needed > count:
+        raise too_few(false_alarm_rate, needed, count, math.ceil(needed / (hold_out or LARGEST_HOLD_OUT)))
+    order = np.random.default_rng(seed).permutation(len(normal))
+    held = {normal[i] for i in order[:count]}
+    return Plan("split", tuple(i for i in range(n) if i not in held), tuple(sorted(held)))
+
+
+def images_needed_checked(rate: float) -> int:
+    """`images_needed`, for a rate that a user gave."""
+    if not 0 < rate < 1:
+        raise UsageError(f"it lies between 0 and 1, not at {rate:g}", where="--false-alarm-rate")
+    return images_needed(rate)
+
+
+def too_few(rate: float | None, needed: int, available: int, in_all: int) -> UsageError:
+    """The error for a rate that the images do not reach."""
+    return UsageError(
+        f"a false-alarm rate of {rate:g} takes {needed} calibration images and {available} can be held out; "
+        f"the smallest rate they allow is 1/({available}+1) = {1 / (available + 1):.4f}",
+        where="--false-alarm-rate",
+        todo=f"Ask for that or more, or give at least {in_all} images of good parts",
+    )
+
+
+def describe_plan(plan: Plan) -> str:
+    """One sentence on what trains and what calibrates."""
+    if plan.kind == "cross":
+        return (
+            f"Few images: all {len(plan.train)} train, and {len(plan.calibration)} calibrate by {FOLDS} "
+            "cross-conformal folds."
+        )
+    return f"{len(plan.train)} images train, {len(plan.calibration)} are held out to calibrate."
+
+
+def describe_calibration(calibration: Calibration, *, asked: bool) -> str:
+    """One sentence on what the threshold rests on."""
+    chosen = "as asked" if asked else "the default: 1 % or the smallest reachable, whichever is larger"
+    return (
+        f"Calibrated on {calibration.n} images: false-alarm rate {calibration.false_alarm_rate:.2%} ({chosen}); the "
+        f"smallest reachable is 1/({calibration.n}+1) = {calibration.smallest_rate:.2%}. REVIEW up to "
+        f"{calibration.review_rate:.2%}."
+    )
+
+
+def training_record(
+    dataset: Dataset,
+    admitted: Sequence[Admitted],
+    left_out: Sequence[LeftOutImage],
+    plan: Plan,
+    seed: int,
+    trainer: Trainer,
+) -> TrainingRecord:
+    """What the model file says of its training."""
+    calibrating = set(plan.calibration)
+    training = set(plan.train)
+
+    def role(i: int) -> Literal["train", "calibration", "train and calibration"]:
+        if i in calibrating:
+            return "train and calibration" if i in training else "calibration"
+        return "train"
+
+    seen = tuple(SeenImage(path=a.name, sha256=a.sha256, role=role(i)) for i, a in enumerate(admitted))
+    digest = hashlib.sha256(json.dumps([image.model_dump() for image in seen]).encode()).hexdigest()
+    packages = ("torch", "timm", "lightning-fabric", "onnx", "onnxruntime", "numpy", "pillow")
+    return TrainingRecord(
+        source=dataset.name,
+        layout=dataset.layout,
+        note=dataset.note,
+        fingerprint=digest,
+        images=seen,
+        left_out=tuple(left_out),
+        seed=seed,
+        device=trainer.description,
+        versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+    )
+
+
+def fingerprint(
+    method: type[Method],
+    config: MethodConfig,
+    teacher: FeaturePyramid,
+    contract: ImageContract,
+    record: TrainingRecord,
+) -> str:
+    """Everything that decides the trained weights; a saved state of another fingerprint is not continued."""
+    parts = {
+        "method": method.name,
+        "config": config.model_dump(mode="json"),
+        "teacher": teacher.info.model_dump(mode="json"),
+        "contract": contract.model_dump(mode="json"),
+        "record": record.model_dump(mode="json"),
+        "blemish": __version__,
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def build(method: type[Method], config: MethodConfig, teacher: FeaturePyramid, seed: int) -> Method:
+    """An untrained method; what it draws at construction is decided by the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return method(config, teacher)
+
+
+def score_through_graph(
+    graph: Graph, images: Sequence[Admitted], contract: ImageContract, listener: Listener
+) -> tuple[list[float], list[float]]:
+    """Scores and map maxima of held-out images, by the path that inspections take."""
+    scores, maxima = [], []
+    for done, image in enumerate(images, 1):
+        maps, score = graph.run(read(image.sample.path, contract)[None])
+        scores.append(float(score[0]))
+        maxima.append(float(maps.max()))
+        listener.progress("calibrating", done / len(images))
+    return scores, maxima
+
+
+def score_by_folds(
+    plan: Plan,
+    admitted: Sequence[Admitted],
+    untrained: Any,
+    trainer: Trainer,
+    images: Any,
+    contract: ImageContract,
+    listener: Listener,
+) -> tuple[list[float], list[float]]:
+    """Scores and map maxima of every calibration image by a fit of the other folds (cross-conformal).
+
+    The folds are scored by torch, which the graph of the final fit was proved to agree with.
+    """
+    order = np.random.default_rng(trainer.seed).permutation(len(plan.calibration))
+    folds = min(FOLDS, len(order))
+    results: dict[int, tuple[float, float]] = {}
+    for fold in range(folds):
+        out = {plan.calibration[i] for i in order[fold::folds]}
+        inside = images([i for i in plan.train if i not in out])
+        method = untrained()
+        Trainer("cpu", trainer.seed, None, lambda *_: None).fit(method, inside)
+        network = InspectionNetwork(method, inside.preparation).eval()
+        for i in sorted(out):
+            pixels: NDArray[Any] = read(admitted[i].sample.path, contract)
+            with torch.inference_mode():
+                anomaly_map, score = network(torch.from_numpy(pixels)[None])
+            results[i] = (float(score), float(anomaly_map.max()))
+        listener.progress("calibrating", (fold + 1) / folds)
+    return [s for s, _ in results.values()], [m for _, m in results.values()]
+
+
+def checked_calibration(
+    scores: list[float],
+    maxima: list[float],
+    kind: Literal["split", "cross"],
+    false_alarm_rate: float | None,
+    review_rate: float | None,
+) -> Calibration:
+    """Calibrate, or say that the method learned nothing that could be calibrated."""
+    if not np.isfinite([*scores, *maxima]).all():
+        raise TrainingError("the trained method gives held-out images no finite score", todo="Try another --seed or method")
+    return calibrate(scores, maxima, kind, false_alarm_rate, review_rate)
+
+
+__all__ = ["BlemishError", "train"]

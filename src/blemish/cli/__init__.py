@@ -1,0 +1,30 @@
+"""The command line. Heavy imports happen inside the verbs: `blemish --help` must be instant."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run `blemish`. Exit status: 0 done, 2 wrong use, 1 any other error, 130 interrupted."""
+    from blemish.cli.app import app
+    from blemish.errors import BlemishError
+
+    try:
+        app()
+    except BlemishError as error:
+        print(f"blemish: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("blemish: interrupted. A training goes on where it was when the same command is given again.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`blemish inspect ... | head`): nothing is wrong.
+        sys.stderr.close()
+        sys.exit(0)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("torch", "timm", "lightning_fabric", "safetensors", "onnx", "yaml"):
+            raise
+        print(f"blemish: training needs {package}, which is not installed. Run: pip install 'blemish[train]'", file=sys.stderr)
+        sys.exit(1)

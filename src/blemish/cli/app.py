@@ -1,0 +1,39 @@
+"""The verbs, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from blemish.cli import demo, evaluate, info, inspect, listings, train
+
+app = typer.Typer(
+    name="blemish",
+    help="Finds what is wrong with a product from pictures of good ones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(train.train)
+app.command()(inspect.inspect)
+app.command()(evaluate.evaluate)
+app.command()(info.info)
+app.command()(listings.methods)
+app.command()(listings.teachers)
+app.command()(listings.layouts)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from blemish import __version__
+
+        typer.echo(f"blemish {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

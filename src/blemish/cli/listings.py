@@ -1,0 +1,88 @@
+"""`blemish methods`, `blemish teachers`, `blemish layouts`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def methods(as_json: Json = False) -> None:
+    """List the methods and their hyper-parameters.
+
+    Example: `blemish methods`
+    """
+    from blemish.methods import list_methods
+
+    rows = [
+        {
+            "name": name,
+            "title": method.title,
+            "settings": {
+                key: {"default": field.default, "description": field.description}
+                for key, field in method.Config.model_fields.items()
+            },
+            "fast": method.fast,
+        }
+        for name, method in list_methods().items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        typer.echo(typer.style(row["name"], bold=True) + f"  {row['title']}")
+        for key, setting in row["settings"].items():
+            fast = f" (fast preset: {row['fast'][key]})" if key in row["fast"] else ""
+            typer.echo(f"    {key}={setting['default']}{fast}  {setting['description']}")
+
+
+def teachers(
+    weights: Annotated[Path | None, typer.Option(help="Folder of weights. [default: BLEMISH_WEIGHTS]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the teachers and whether their weights are on this machine.
+
+    Example: `blemish teachers --weights weights/`
+    """
+    from blemish.teachers import list_teachers
+
+    rows = [
+        {
+            "name": row.name,
+            "here": row.path is not None,
+            "source": row.source,
+            "licence": row.licence,
+            "note": row.note,
+        }
+        for row in list_teachers(weights)
+    ]
+    _show(rows, as_json)
+    if not as_json:
+        typer.echo("Any timm model whose weights are in the weights folder or in timm's cache works too.", err=True)
+
+
+def layouts(as_json: Json = False) -> None:
+    """List the layouts of image folders that are understood.
+
+    Example: `blemish layouts`
+    """
+    from blemish.data import layouts as known
+
+    _show([{"name": name, "title": title} for name, title in known().items()], as_json)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*("yes" if value is True else "no" if value is False else str(value) for value in row.values()))
+    Console(highlight=False).print(table)

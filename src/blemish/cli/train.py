@@ -1,0 +1,153 @@
+"""`blemish train`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blemish.errors import UsageError
+
+
+class Preset(StrEnum):
+    """Whose schedule."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    PAPER = "paper"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Depth(StrEnum):
+    """What the image files hold."""
+
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    FLOAT32 = "float32"
+
+
+def train(
+    source: Annotated[Path, typer.Argument(help="Folder or csv file with images of good parts.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],
+    method: Annotated[str | None, typer.Option(help="`blemish methods` lists them. [default: rd]")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="`blemish teachers` lists them; any timm name. [default: tf_efficientnet_lite0]")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="`blemish layouts` lists them. [default: auto]")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Whose schedule; auto is fast without a GPU.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter of the method; repeatable.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with these options by name, and `set:` with hyper-parameters.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of good parts that may be called NG. [default: 0.01 or the smallest reachable]")
+    ] = None,
+    review_rate: Annotated[
+        float | None, typer.Option(help="Share of good parts that may be NG or REVIEW. [default: 0.05 or twice the above]")
+    ] = None,
+    hold_out: Annotated[
+        float | None, typer.Option(help="Share of the images that calibrate instead of training. [default: 0.2]")
+    ] = None,
+    depth: Annotated[Depth | None, typer.Option(help="What the image files hold. [default: uint8]")] = None,
+    range_: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="Range of pixel values that maps onto [0, 1]."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. [default: 0]")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to train. [default: auto]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of teachers' weights. [default: BLEMISH_WEIGHTS]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the model file's summary as JSON.")] = False,
+) -> None:
+    """Learn what good parts look like and write one model file.
+
+    Example: `blemish train photos/good_bottles --out bottle.blemish --false-alarm-rate 0.01`
+
+    A killed training goes on where it was when the same command is given again.
+    """
+    given: dict[str, Any] = {
+        "method": method,
+        "teacher": teacher,
+        "layout": layout,
+        "preset": preset,
+        "false_alarm_rate": false_alarm_rate,
+        "review_rate": review_rate,
+        "hold_out": hold_out,
+        "depth": depth,
+        "value_range": range_,
+        "seed": seed,
+        "device": device,
+        "weights": weights,
+    }
+    options = read_config(config, given) if config else {}
+    settings = {**options.pop("settings", {}), **parse_settings(set_ or [])}
+    options |= {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items() if value is not None}
+
+    from blemish.cli.info import print_summary
+    from blemish.console import console
+
+    with console() as listener:
+        listener.say("Starting torch.")
+        from blemish import assembly
+
+        detector = assembly.train(source, out, settings=settings, listener=listener, **options)
+        path = assembly.model_path(out)
+    if detector.manifest is None:
+        raise AssertionError("a trained detector has a manifest")
+    if as_json:
+        print_summary(path, detector.manifest, as_json=True)
+    else:
+        typer.echo(f"{path}\nNext: blemish inspect {path} IMAGE ... --heatmaps out/", err=True)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`["steps=300", "sigma=2.5"]` -> values by name; a value is read as JSON where it is JSON, else as text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"'{pair}' is not of the form KEY=VALUE", where="--set")
+        try:
+            settings[name.strip()] = json.loads(text)
+        except ValueError:
+            settings[name.strip()] = text
+    return settings
+
+
+def read_config(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a YAML file.
+
+    Raises
+    ------
+    UsageError
+        If the file is not there, is not a mapping, or names an option that does not exist.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"it cannot be read as YAML: {error}", where=path) from error
+    if not isinstance(content, dict):
+        raise UsageError("it is not a mapping of options", where=path)
+    names = {"range" if name == "value_range" else name: name for name in given} | {"set": "settings"}
+    options: dict[str, Any] = {}
+    for name, value in content.items():
+        known = names.get(str(name).replace("-", "_"))
+        if known is None:
+            raise UsageError(f"there is no option '{name}'", where=path, todo=f"Options are {', '.join(names)}")
+        if known == "settings" and not isinstance(value, dict):
+            raise UsageError("`set` is not a mapping of hyper-parameters", where=path)
+        options[known] = value
+    return options

@@ -1,0 +1,10 @@
+"""Datasets: samples, the layouts they lie in, masks, and a made-up product line."""
+
+from __future__ import annotations
+
+from blemish.data.files import list_images
+from blemish.data.layout import layouts, open_dataset
+from blemish.data.masks import read_mask
+from blemish.data.samples import Dataset, Label, Sample, Split
+
+__all__ = ["Dataset", "Label", "Sample", "Split", "layouts", "list_images", "open_dataset", "read_mask"]

@@ -1,0 +1,332 @@
+"""A detector at work on a dataset whose truth is known: verdicts counted, metrics measured, speed timed.
+
+What keeps the figures honest:
+
+* Images are inspected by `Detector.stream`, as everywhere else; there is no second prediction path.
+* An image whose content the detector was trained or calibrated on is left out: its score would flatter.
+* A rejected image counts among the verdicts and never among the metrics; it has no score.
+* Pixel metrics are taken at each image's own resolution against its mask as it is. Papers shrink both to 256 x 256,
+  which changes AUPRO and P-AP by up to a few points; compare such figures with care.
+* Thresholds come from calibration. Nothing is tuned on what is evaluated.
+
+The anomaly maps and masks of all images are kept until the metrics are done: 5 bytes a pixel. Images are not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish import images, metrics
+from blemish.components import Mask
+from blemish.data import Dataset, Label, Sample, read_mask
+from blemish.decisions import Calibration, Verdict
+from blemish.errors import DataError
+from blemish.metrics import Measures
+from blemish.runtime import Detector, Inspection
+
+Progress = Callable[[int, int], None]
+
+_TIMED_GRAPH_RUNS = 20
+_Z = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One test image and what the detector said of it.
+
+    Attributes
+    ----------
+    sample : the image and its truth. inspection : without its arrays.
+    overlap : intersection over union of the marked pixels and the true mask; None without a true mask, when it is
+        empty, or for a normal or rejected image.
+    """
+
+    sample: Sample
+    inspection: Inspection
+    overlap: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Anomaly score.
+
+        Raises
+        ------
+        ValueError : the image was rejected.
+        """
+        if self.inspection.score is None:
+            raise ValueError(f"{self.sample.path} was rejected and has no score")
+        return self.inspection.score
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `of` images, with its 95 % Wilson score interval: what few images can say of the true rate."""
+
+    count: int
+    of: int
+
+    @property
+    def rate(self) -> float | None:
+        """The share, None of nothing."""
+        return self.count / self.of if self.of else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lower and upper end in [0, 1] (Wilson, JASA 22, 1927), None of nothing."""
+        if not self.of:
+            return None
+        share, weight = self.count / self.of, _Z**2 / self.of
+        middle = share + weight / 2
+        reach = math.sqrt(share * (1 - share) * weight + weight**2 / 4)
+        # Rounding must not put the ends beside the 0 and 1 they are at none and at all.
+        low = 0.0 if self.count == 0 else (middle - reach) / (1 + weight)
+        high = 1.0 if self.count == self.of else (middle + reach) / (1 + weight)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector did on the test images of a dataset.
+
+    Attributes
+    ----------
+    dataset : as it was opened. calibration : the detector's, which every verdict rests on.
+    judged : every labelled test image that was inspected, rejected ones too, in the order of the dataset.
+    measures : metrics over those that were not rejected.
+    fps : inspections a second, one image at a time, warm, everything included from reading the file to the regions.
+    fps_graph : the same for the graph alone, on decoded images. Both None if every image was rejected.
+    seen_in_training : test images left out because the detector was trained or calibrated on the same content.
+    unlabelled : test images left out because nobody said what they show.
+    """
+
+    dataset: Dataset
+    calibration: Calibration
+    judged: tuple[Judged, ...]
+    measures: Measures
+    fps: float | None
+    fps_graph: float | None
+    seen_in_training: tuple[Sample, ...]
+    unlabelled: tuple[Sample, ...]
+
+    def scored(self, label: Label) -> tuple[Judged, ...]:
+        """The images of one label that metrics rest on."""
+        return tuple(j for j in self.judged if j.sample.label == label and j.inspection.score is not None)
+
+    @property
+    def rejected(self) -> tuple[Judged, ...]:
+        """The images that could not be judged."""
+        return tuple(j for j in self.judged if j.inspection.verdict is Verdict.REJECTED)
+
+    @property
+    def false_alarms(self) -> Share:
+        """Normal images judged NG, of the normal images judged."""
+        return _share(self.scored("normal"), Verdict.NG)
+
+    @property
+    def detections(self) -> Share:
+        """Anomalous images judged NG, of the anomalous images judged."""
+        return _share(self.scored("anomalous"), Verdict.NG)
+
+    def verdicts(self) -> dict[str, dict[str, int]]:
+        """Number of OK, REVIEW, NG and REJECTED among the normal and among the anomalous images."""
+        return {label: _counts(j for j in self.judged if j.sample.label == label) for label in ("normal", "anomalous")}
+
+    def kinds(self) -> list[dict[str, Any]]:
+        """Each kind of defect by name: kind, n, verdict counts, I-AUROC against all normal images (None: undefined)."""
+        normal = [j.score for j in self.scored("normal")]
+        anomalous = [j for j in self.judged if j.sample.label == "anomalous"]
+        rows = []
+        for kind in sorted({j.sample.kind for j in anomalous}):
+            ones = [j for j in anomalous if j.sample.kind == kind]
+            scores = [j.score for j in ones if j.inspection.score is not None]
+            defined = bool(scores and normal)
+            labels = np.arange(len(normal) + len(scores)) >= len(normal)
+            area = metrics.auroc(normal + scores, labels) if defined else None
+            rows.append({"kind": kind, "n": len(ones), **_counts(ones), "image_auroc": area})
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as `blemish evaluate --json` prints it: metrics, counts, and for each null the reason.
+
+        n_normal and n_anomalous are the images that metrics rest on; `verdicts` counts the rejected ones too.
+        """
+        undefined = dict(self.measures.undefined)
+        if self.fps is None:
+            undefined["fps"] = "no image was judged"
+        return {
+            **self.measures.values,
+            "fps": self.fps,
+            "fps_graph": self.fps_graph,
+            "n_normal": len(self.scored("normal")),
+            "n_anomalous": len(self.scored("anomalous")),
+            "verdicts": self.verdicts(),
+            "kinds": self.kinds(),
+            "false_alarm_rate": self.calibration.false_alarm_rate,
+            "false_alarm_rate_measured": self.false_alarms.rate,
+            "false_alarm_rate_interval": self.false_alarms.interval,
+            "detection_rate_measured": self.detections.rate,
+            "detection_rate_interval": self.detections.interval,
+            "undefined": undefined,
+            "rejected": [
+                {"path": self.name(j.sample), "reason": j.inspection.reason, "detail": j.inspection.detail}
+                for j in self.rejected
+            ],
+            "left_out": {
+                "seen_in_training": [self.name(sample) for sample in self.seen_in_training],
+                "unlabelled": [self.name(sample) for sample in self.unlabelled],
+                "anomalous_without_mask": self.measures.without_mask,
+            },
+        }
+
+    def name(self, sample: Sample) -> str:
+        """The path of a sample, relative to the dataset where it lies in it."""
+        root = self.dataset.root
+        return (sample.path.relative_to(root) if sample.path.is_relative_to(root) else sample.path).as_posix()
+
+
+def evaluate(detector: Detector, dataset: Dataset, progress: Progress | None = None) -> Evaluation:
+    """Inspect the labelled test images of a dataset and measure how well that went.
+
+    Parameters
+    ----------
+    progress : called after each image with the number done and the number in all.
+
+    Raises
+    ------
+    DataError : there is no test image with a label, every one was seen in training, or a mask cannot be used.
+    """
+    unlabelled = tuple(sample for sample in dataset.test if sample.label is None)
+    labelled = [sample for sample in dataset.test if sample.label is not None]
+    if not labelled:
+        raise DataError(
+            f"none of its {len(dataset.samples)} images is a test image with a label"
+            if dataset.samples
+            else "there are no images in it",
+            where=dataset.root,
+            todo="Evaluation needs images known to be good or bad, as test/good and test/DEFECT folders or in a csv "
+            "with split and label",
+        )
+    digests = _training_digests(detector)
+    seen = tuple(sample for sample in labelled if _sha256(sample.path) in digests)
+    left_out = set(seen)
+    samples = [sample for sample in labelled if sample not in left_out]
+    if not samples:
+        raise DataError(
+            f"all {len(labelled)} labelled test images were used to train this detector",
+            where=dataset.root,
+            todo="Evaluate on images that it never saw",
+        )
+
+    inspections, maps, fps = _inspect(detector, samples, progress)
+    masks = [_truth(sample, one) for sample, one in zip(samples, maps, strict=True)]
+    threshold = detector.calibration.pixel_threshold
+    judged = tuple(
+        Judged(sample, inspection, _overlap(one, mask, threshold))
+        for sample, inspection, one, mask in zip(samples, inspections, maps, masks, strict=True)
+    )
+    kept = [i for i, one in enumerate(maps) if one is not None]
+    measures = metrics.measure(
+        scores=[judged[i].score for i in kept],
+        labels=[samples[i].label == "anomalous" for i in kept],
+        maps=[one for one in maps if one is not None],
+        masks=[masks[i] for i in kept],
+        pixel_threshold=threshold,
+    )
+    return Evaluation(
+        dataset=dataset,
+        calibration=detector.calibration,
+        judged=judged,
+        measures=measures,
+        fps=fps,
+        fps_graph=_time_graph(detector, [samples[i] for i in kept[:_TIMED_GRAPH_RUNS]]),
+        seen_in_training=seen,
+        unlabelled=unlabelled,
+    )
+
+
+def true_mask(sample: Sample, shape: tuple[int, int]) -> Mask | None:
+    """The true mask of an anomalous sample, bool H x W; None if it has none or the sample is normal.
+
+    Raises
+    ------
+    DataError : see `blemish.data.read_mask`.
+    """
+    return read_mask(sample.mask, shape) if sample.label == "anomalous" and sample.mask is not None else None
+
+
+def _training_digests(detector: Detector) -> frozenset[str]:
+    """sha256 of every file that training used, for fitting or for calibration."""
+    return frozenset(() if detector.manifest is None else (one.sha256 for one in detector.manifest.training.images))
+
+
+def _sha256(path: Path) -> str | None:
+    """None for a file that cannot be read: inspecting it says why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _inspect(
+    detector: Detector, samples: Sequence[Sample], progress: Progress | None
+) -> tuple[list[Inspection], list[NDArray[np.float32] | None], float | None]:
+    """Inspections without arrays, anomaly maps, and images judged a second."""
+    # The first run of a graph allocates what all others use; a rejected image would not come as far.
+    any(detector.inspect(sample.path).score is not None for sample in samples)
+    inspections: list[Inspection] = []
+    maps: list[NDArray[np.float32] | None] = []
+    seconds = 0.0
+    stream = detector.stream(sample.path for sample in samples)
+    for done in range(1, len(samples) + 1):
+        # Nothing else happens between two images, so that decoding ahead gains no time that is not counted.
+        started = time.perf_counter()
+        inspection = next(stream)
+        seconds += time.perf_counter() - started
+        maps.append(inspection.anomaly_map)
+        inspections.append(replace(inspection, anomaly_map=None, mask=None, image=None))
+        if progress is not None:
+            progress(done, len(samples))
+    n = sum(one is not None for one in maps)
+    return inspections, maps, n / seconds if n else None
+
+
+def _time_graph(detector: Detector, samples: Sequence[Sample]) -> float | None:
+    seconds = 0.0
+    for sample in samples:
+        batch = images.read(sample.path, detector.contract)[None]
+        started = time.perf_counter()
+        detector.graph.run(batch)
+        seconds += time.perf_counter() - started
+    return len(samples) / seconds if samples else None
+
+
+def _truth(sample: Sample, anomaly_map: NDArray[np.float32] | None) -> Mask | None:
+    return None if anomaly_map is None else true_mask(sample, anomaly_map.shape)
+
+
+def _overlap(anomaly_map: NDArray[np.float32] | None, truth: Mask | None, threshold: float) -> float | None:
+    if anomaly_map is None or truth is None or not truth.any():
+        return None
+    marked = anomaly_map > threshold
+    return int(np.count_nonzero(marked & truth)) / int(np.count_nonzero(marked | truth))
+
+
+def _share(judged: Sequence[Judged], verdict: Verdict) -> Share:
+    return Share(sum(j.inspection.verdict is verdict for j in judged), len(judged))
+
+
+def _counts(judged: Iterable[Judged]) -> dict[str, int]:
+    count = Counter(j.inspection.verdict for j in judged)
+    return {verdict.value: count[verdict] for verdict in Verdict}

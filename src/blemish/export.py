@@ -1,0 +1,161 @@
+"""From a trained method to the graph that every prediction runs, and the proof that both say the same."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blemish.errors import ExportError
+from blemish.images import ImageContract
+from blemish.methods import Method
+from blemish.modelfile import Parity
+from blemish.nn.preparation import Preparation
+from blemish.nn.resampling import resize
+from blemish.runtime.detector import Graph
+
+OPSET = 18
+PARITY_LIMIT = 1e-3
+PARITY_BATCHES = (1, 3)
+LARGEST_GRAPH = 2**31 - 2**20
+"""Protocol buffers end at 2 GiB."""
+
+
+class InspectionNetwork(nn.Module):
+    """Decoded image in, anomaly map at the image's size and score out."""
+
+    def __init__(self, method: Method, preparation: Preparation) -> None:
+        super().__init__()
+        self.preparation = preparation
+        self.method = method
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """B x H x W x 3 in the contract's type -> anomaly map B x H x W, score B."""
+        anomaly_map, score = self.method(self.preparation(image))
+        height, width = (image[0, :, 0, 0], image[0, 0, :, 0])
+        return resize(anomaly_map, height.to(torch.float32), width.to(torch.float32)), score
+
+
+def export_graph(method: Method, preparation: Preparation, contract: ImageContract) -> bytes:
+    """The ONNX graph of a trained method: batch, height and width are free.
+
+    Raises
+    ------
+    ExportError
+        If the method is too large for a graph.
+    """
+    size = sum(t.numel() * t.element_size() for t in method.state_dict().values())
+    if size > LARGEST_GRAPH:
+        raise ExportError(
+            f"the trained method holds {size / 2**30:.1f} GiB and a graph at most 2",
+            where=method.name,
+            todo="Make it smaller: fewer features, a smaller image_size or a smaller bank",
+        )
+    network = InspectionNetwork(method, preparation).eval()
+    example = torch.zeros((2, 97, 101, 3), dtype=getattr(torch, contract.depth))
+    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    with quiet():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["anomaly_map", "score"],
+            dynamic_shapes={"image": dimensions},
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch gave no graph", where=method.name)
+    model = program.model_proto
+    _forget_origin(model)
+    buffer = io.BytesIO()
+    onnx.save(model, buffer)
+    return buffer.getvalue()
+
+
+def check_parity(
+    graph: Graph, method: Method, preparation: Preparation, images: Sequence[NDArray[Any]]
+) -> Parity:
+    """Compare graph and torch on real images, one at a time and three at a time.
+
+    Raises
+    ------
+    ExportError
+        If a score differs by more than 1e-3 of its value, or two images change places.
+    """
+    network = InspectionNetwork(method, preparation).eval()
+    score_difference = map_difference = 0.0
+    for batch in PARITY_BATCHES:
+        wanted_scores, got_scores = [], []
+        for group in _same_shape_groups(images, batch):
+            with torch.inference_mode():
+                wanted_map, wanted = (t.numpy() for t in network(torch.from_numpy(group)))
+            got_map, got = graph.run(group)
+            scale = np.abs(wanted_map).max() or 1.0
+            map_difference = max(map_difference, float(np.abs(got_map - wanted_map).max() / scale))
+            wanted_scores += wanted.tolist()
+            got_scores += got.tolist()
+        a, b = np.array(wanted_scores), np.array(got_scores)
+        score_difference = max(score_difference, float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-12))))
+        # Two images count as having changed places only where torch's scores differ by more than the tolerance.
+        order = np.argsort(a)
+        apart = np.diff(a[order]) > PARITY_LIMIT * np.abs(a[order][1:])
+        if np.any(apart & (np.diff(b[order]) <= 0)):
+            raise ExportError("graph and torch rank the same images differently", where=method.name)
+    if not score_difference <= PARITY_LIMIT:
+        raise ExportError(
+            f"graph and torch differ by {score_difference:.2e} of a score, the limit is {PARITY_LIMIT:g}",
+            where=method.name,
+        )
+    return Parity(
+        images=len(images),
+        batch_sizes=PARITY_BATCHES,
+        largest_score_difference=score_difference,
+        largest_map_difference=map_difference,
+    )
+
+
+def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[NDArray[Any]]:
+    """Batches of exactly `size` images of one shape; a group that falls short is filled with its own first image."""
+    by_shape: dict[tuple[int, ...], list[NDArray[Any]]] = {}
+    for image in images:
+        by_shape.setdefault(image.shape, []).append(image)
+    for group in by_shape.values():
+        for start in range(0, len(group), size):
+            part = group[start : start + size]
+            yield np.stack(part + [group[0]] * (size - len(part)))
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Remove what names the machine that exported: stack traces and paths in the metadata of nodes and values."""
+    graph = model.graph
+    for holder in [graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, *model.functions]:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter talks of its own affairs on standard output, in warnings and in logs; users need none of it."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

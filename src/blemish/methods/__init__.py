@@ -1,0 +1,52 @@
+"""The methods, one file each; importing this package registers them all."""
+
+from __future__ import annotations
+
+import difflib
+
+from blemish.errors import UsageError
+from blemish.methods import padim, patchcore, rd  # noqa: F401  (registers them)
+from blemish.methods.base import (
+    REGISTRY,
+    AnomalyMap,
+    Features,
+    GradientStage,
+    Method,
+    MethodConfig,
+    PassStage,
+    Stage,
+)
+
+__all__ = [
+    "AnomalyMap",
+    "Features",
+    "GradientStage",
+    "Method",
+    "MethodConfig",
+    "PassStage",
+    "Stage",
+    "find_method",
+    "list_methods",
+]
+
+
+def list_methods() -> dict[str, type[Method]]:
+    """Every registered method, by name."""
+    return dict(sorted(REGISTRY.items()))
+
+
+def find_method(name: str) -> type[Method]:
+    """The method called `name`.
+
+    Raises
+    ------
+    UsageError
+        If there is none; names the closest.
+    """
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, n=1)
+        known = ", ".join(sorted(REGISTRY))
+        raise UsageError(
+            f"there is no method '{name}'", todo=f"Did you mean {close[0]}?" if close else f"Known are {known}"
+        )
+    return REGISTRY[name]

@@ -1,0 +1,152 @@
+"""What a method is: a torch module that says what it learns, in stages, and how it maps an image.
+
+The trainer does the rest (devices, checkpoints, resume, progress), and the exporter turns `forward` into the graph
+that every prediction runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from blemish.errors import ModelFileError
+from blemish.teachers import FeaturePyramid
+
+Features = list[Tensor]
+
+
+class AnomalyMap(NamedTuple):
+    """A method's answer: `map`, B x S x S, and `score`, B; both grow with how abnormal the image is."""
+
+    map: Tensor
+    score: Tensor
+
+    @classmethod
+    def with_max_score(cls, anomaly_map: Tensor) -> AnomalyMap:
+        """The score of an image is the largest value of its map."""
+        return cls(anomaly_map, anomaly_map.amax((-2, -1)))
+
+
+class MethodConfig(BaseModel):
+    """Hyper-parameters of a method; the defaults are the paper's, each field's description says where from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(256, ge=64, le=1024, multiple_of=32, description="side of the square the network sees")
+
+
+@dataclass(frozen=True)
+class GradientStage:
+    """Learning by gradient steps.
+
+    losses : from what `observe` gave for a batch (device and batch as the trainer chose) to named scalar losses,
+        which are added.
+    module : what is put into training mode; all its parameters belong to `optimizer`.
+    steps : optimiser steps in all.
+    observe : image batch B x 3 x S x S in [0, 1] -> the tensors that `losses` takes; it must not depend on anything
+        that is being trained, so that the trainer may compute it once per image and keep it.
+    """
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Callable[[Features], dict[str, Tensor]]
+    observe: Callable[[Tensor], Features]
+    steps: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class PassStage:
+    """Learning by one look at every training image: a memory bank, a Gaussian, a mean.
+
+    collect : called once per batch (B x 3 x S x S in [0, 1]), in the order of the training images.
+    finish : called once, after the last batch, with a generator seeded for this stage. May take long; it reports
+        its progress through the callback it is given, a fraction in [0, 1].
+    """
+
+    name: str
+    collect: Callable[[Tensor], None]
+    finish: Callable[[torch.Generator, Callable[[float], None]], None]
+    batch_size: int = 8
+
+
+Stage = GradientStage | PassStage
+
+
+class Method(nn.Module):
+    """Base of all methods. A subclass has `teacher`, `Config`, `stages` and `forward`.
+
+    Attributes
+    ----------
+    name : as on the command line; title : the paper's name and source.
+    strides : pyramid levels it needs.
+    fast : what the fast preset changes in the config.
+    cheap_to_fit : True where fitting takes about one look at the images, so that it can be done once per fold.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    strides: ClassVar[tuple[int, ...]]
+    cheap_to_fit: ClassVar[bool] = False
+    fast: ClassVar[dict[str, Any]] = {}
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, config: MethodConfig, teacher: FeaturePyramid) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        """What training does, in order, with `images` training images."""
+        raise TypeError(f"{type(self).__name__} says nothing of its stages")
+
+    def forward(self, image: Tensor) -> AnomalyMap:
+        """Float image batch B x 3 x S x S in [0, 1] -> anomaly map B x S x S and score B."""
+        raise TypeError(f"{type(self).__name__} says nothing of its map")
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Everything training produced: parameters and buffers, without the teacher's."""
+        return {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("teacher.")
+        }
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Take the state of `learned_state`; a buffer that grew in training (a memory bank) takes its saved shape.
+
+        Raises
+        ------
+        ModelFileError
+            If names or shapes of parameters do not fit this method and config.
+        """
+        for name, buffer in list(self.named_buffers()):
+            if name in state and not name.startswith("teacher.") and buffer.shape != state[name].shape:
+                owner, _, leaf = name.rpartition(".")
+                self.get_submodule(owner).register_buffer(leaf, torch.empty_like(state[name], device=buffer.device))
+        try:
+            missing, unexpected = self.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise ModelFileError(f"the weights do not fit method {self.name}: {error}") from error
+        missing = [name for name in missing if not name.startswith("teacher.")]
+        if missing or unexpected:
+            raise ModelFileError(f"the weights do not fit method {self.name}: {(missing + unexpected)[0]}")
+
+
+REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(name: str, title: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator: make a method known under `name`."""
+
+    def add(method: type[Method]) -> type[Method]:
+        method.name, method.title = name, title
+        REGISTRY[name] = method
+        return method
+
+    return add

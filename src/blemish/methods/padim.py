@@ -1,0 +1,94 @@
+"""PaDiM: a patch distribution modelling framework for anomaly detection and localization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from blemish.errors import TrainingError
+from blemish.methods.base import AnomalyMap, Method, MethodConfig, PassStage, Stage, register
+from blemish.nn.resampling import MapHead
+from blemish.teachers import FeaturePyramid
+
+
+@register("padim", "PaDiM, patch distribution modelling (Defard et al., ICPR 2020, arXiv 2011.08785)")
+class PatchDistributions(Method):
+    """One Gaussian per location over the teacher's features there; the map is the Mahalanobis distance."""
+
+    class Config(MethodConfig):
+        """Sections 3 and 4; the numbers of features are the paper's for ResNet-18 and WideResNet-50."""
+
+        features: int = Field(100, gt=0, description="randomly chosen channels; paper 4.1: 100 (ResNet-18), 550 (WideResNet-50)")
+        regularisation: float = Field(0.01, gt=0, description="added to the covariance's diagonal; paper eq. 1")
+        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 4.2")
+
+    strides: ClassVar = (4, 8, 16)
+    cheap_to_fit: ClassVar = True
+
+    chosen: Tensor
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.config = config
+        self.grid = teacher.grids(config.image_size)[0]
+        total = sum(teacher.info.channels)
+        self.features = min(config.features, total)
+        # Drawn with torch's global generator, which the trainer seeds before it builds a method.
+        chosen = torch.sort(torch.randperm(total)[: self.features]).values
+        self.register_buffer("chosen", chosen)
+        self.register_buffer("mean", torch.zeros(self.grid**2, self.features, 1))
+        self.register_buffer("whitening", torch.zeros(self.grid**2, self.features, self.features))
+        self.head = MapHead([self.grid], config.image_size, config.sigma, align_corners=False)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The chosen channels of all levels on the finest grid, by location: B x 3 x S x S -> hw x D x B."""
+        levels = [F.interpolate(level, (self.grid, self.grid), mode="nearest") for level in self.teacher(image)]
+        return torch.cat(levels, 1)[:, self.chosen].flatten(2).permute(2, 1, 0)
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        """One pass: sums, then means and covariances."""
+        count = 0
+        shift = torch.zeros_like(self.mean)
+        total = torch.zeros_like(self.mean)
+        squares = torch.zeros_like(self.whitening)
+
+        def collect(image: Tensor) -> None:
+            nonlocal count
+            x = self.embed(image)
+            if count == 0:
+                # Sums around the first images' mean: around zero, float32 would cancel.
+                shift.copy_(x.mean(2, keepdim=True))
+            x = x - shift
+            total.add_(x.sum(2, keepdim=True))
+            squares.baddbmm_(x, x.transpose(1, 2))
+            count += image.shape[0]
+
+        def finish(_: torch.Generator, progress: Callable[[float], None]) -> None:
+            if count < 2:
+                raise TrainingError("PaDiM needs at least two training images", todo="Add images")
+            mean = total / count
+            covariance = (squares - count * mean @ mean.transpose(1, 2)) / (count - 1)
+            covariance.diagonal(dim1=1, dim2=2).add_(self.config.regularisation)
+            self.mean.copy_(shift + mean)
+            # With covariance = L Lt, the distance is |L^-1 (x - mean)|: half the work of the inverse, never negative.
+            identity = torch.eye(self.features, device=covariance.device)
+            for start in range(0, len(covariance), 256):
+                part = slice(start, start + 256)
+                lower = torch.linalg.cholesky(covariance[part])
+                self.whitening[part] = torch.linalg.solve_triangular(lower, identity, upper=False)
+                progress(min(1.0, (start + 256) / len(covariance)))
+
+        yield PassStage("gaussians", collect, finish)
+
+    def forward(self, image: Tensor) -> AnomalyMap:
+        """Mahalanobis distance at each location (eq. 2), enlarged and smoothed; the score is the maximum."""
+        white = self.whitening @ (self.embed(image) - self.mean)
+        distance = white.square().sum(1).sqrt().T.reshape(-1, self.grid, self.grid)
+        return AnomalyMap.with_max_score(self.head([distance]))

@@ -1,0 +1,93 @@
+"""PatchCore: towards total recall in industrial anomaly detection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from blemish.methods.base import AnomalyMap, Method, MethodConfig, PassStage, Stage, register
+from blemish.nn.neighbours import greedy_coreset, nearest_squared_distance
+from blemish.nn.resampling import MapHead, resize_matrix
+from blemish.teachers import FeaturePyramid
+
+
+@register("patchcore", "PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265)")
+class PatchCore(Method):
+    """A memory bank of normal patch features, thinned to a coreset; the map is the distance to the nearest one."""
+
+    class Config(MethodConfig):
+        """Sections 3 and 4 and the published code; the whole image is seen, without the code's centre crop."""
+
+        image_size: int = Field(224, ge=64, le=1024, multiple_of=32, description="paper section 4.1 (there 224 cropped from 256)")
+        dimension: int = Field(1024, gt=0, description="features per patch; published code. Narrower teachers keep their own channels")
+        coreset: float = Field(0.1, gt=0, le=1, description="part of all patches that the bank keeps; paper section 4.1")
+        bank_limit: int = Field(20_000, gt=0, description="ours: the most patches that the bank keeps")
+        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
+
+    strides: ClassVar = (8, 16)
+    cheap_to_fit: ClassVar = True
+
+    bank: Tensor
+    bank_norms: Tensor
+    deep_to_fine: Tensor
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.config = config
+        fine, deep = teacher.grids(config.image_size)
+        self.grid = fine
+        channels = teacher.info.channels
+        wide = all(9 * c >= config.dimension for c in channels)
+        # The published code pools each level's 3x3 neighbourhood (9 C values) to 1024, and both levels to 1024. For a
+        # teacher with fewer channels that would repeat values; there each channel's neighbourhood mean is kept.
+        self.level_dimensions = [config.dimension if wide else c for c in channels]
+        self.dimension = min(config.dimension, sum(self.level_dimensions))
+        self.register_buffer("bank", torch.zeros(1, self.dimension))
+        self.register_buffer("bank_norms", torch.zeros(1))
+        self.register_buffer("deep_to_fine", resize_matrix(torch.ones(deep), torch.ones(fine)), persistent=False)
+        self.head = MapHead([fine], config.image_size, config.sigma, align_corners=False)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Locally aware patch features (section 3.1): B x 3 x S x S -> B*h*w x D."""
+        levels = []
+        for features, dimension in zip(self.teacher(image), self.level_dimensions, strict=True):
+            b, c, h, w = features.shape
+            if dimension == c:
+                patches = F.avg_pool2d(features, 3, stride=1, padding=1)
+            else:
+                neighbourhood = F.unfold(features, 3, padding=1).reshape(b, 9 * c, h * w).transpose(1, 2)
+                pooled = F.adaptive_avg_pool1d(neighbourhood, dimension)
+                patches = pooled.transpose(1, 2).reshape(b, dimension, h, w)
+            levels.append(patches)
+        levels[1] = self.deep_to_fine @ levels[1] @ self.deep_to_fine.T
+        vectors = torch.cat(levels, 1).permute(0, 2, 3, 1).flatten(0, 2)
+        if vectors.shape[1] != self.dimension:
+            vectors = F.adaptive_avg_pool1d(vectors[:, None], self.dimension)[:, 0]
+        return vectors
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        """One pass: all patches, then the coreset of them."""
+        patches: list[Tensor] = []
+
+        def finish(generator: torch.Generator, progress: Callable[[float], None]) -> None:
+            vectors = torch.cat(patches)
+            count = max(1, min(int(self.config.coreset * len(vectors)), self.config.bank_limit))
+            chosen = greedy_coreset(vectors, count, generator, progress=progress)
+            self.bank = vectors[chosen].contiguous()
+            self.bank_norms = self.bank.square().sum(1)
+
+        yield PassStage("memory bank", lambda image: patches.append(self.embed(image)), finish)
+
+    def forward(self, image: Tensor) -> AnomalyMap:
+        """Squared distance of each patch to the bank (section 3.3), as the published code has it.
+
+        The score is the largest patch distance, before enlarging and smoothing.
+        """
+        distances = nearest_squared_distance(self.embed(image), self.bank, self.bank_norms)
+        distances = distances.reshape(-1, self.grid, self.grid)
+        return AnomalyMap(self.head([distances]), distances.amax((1, 2)))

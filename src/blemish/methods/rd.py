@@ -1,0 +1,128 @@
+"""RD4AD: anomaly detection via reverse distillation from one-class embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
+from blemish.nn.moments import Moments
+from blemish.nn.resampling import MapHead
+from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
+from blemish.modelfile import TeacherInfo
+from blemish.teachers import FeaturePyramid
+
+RESNETS = {
+    "resnet18": StudentShape("basic", 1, 2, (2, 2, 2), signed=False),
+    "resnet34": StudentShape("basic", 1, 3, (3, 4, 6), signed=False),
+    "resnet50": StudentShape("bottleneck", 1 / 4, 3, (3, 4, 6), signed=False),
+    "wide_resnet50_2": StudentShape("bottleneck", 1 / 2, 3, (3, 4, 6), signed=False),
+}
+"""The students of the published code, by teacher."""
+
+OTHER = StudentShape("basic", 1, 2, (2, 2, 2), signed=True)
+"""Ours, for every other teacher: ResNet-18's blocks at the teacher's widths, and outputs that may be negative."""
+
+
+def image_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 - cosine of the two maps B x C x h x w, each flattened to one vector per image; mean over the batch.
+
+    The published code's loss; the paper's equation averages the cosine over locations instead.
+    """
+    return (1 - F.cosine_similarity(teacher.flatten(1), student.flatten(1))).mean()
+
+
+def local_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 - cosine over channels at each location: B x C x h x w twice -> B x h x w, in [0, 2] (eq. 1)."""
+    return 1 - F.cosine_similarity(teacher, student)
+
+
+@register("rd", "Reverse distillation from one-class embedding (Deng and Li, CVPR 2022, arXiv 2201.10703)")
+class ReverseDistillation(Method):
+    """The teacher encodes the image; the student decodes the teacher's pyramid from a compact embedding of it.
+
+    The embedding has no room for the details of an anomaly, so where teacher and student differ, something is wrong.
+    """
+
+    class Config(MethodConfig):
+        """Section 4.1 and the published code."""
+
+        learning_rate: float = Field(0.005, gt=0, description="Adam; paper section 4.1")
+        batch_size: int = Field(16, gt=0, description="paper section 4.1")
+        epochs: int = Field(200, gt=0, description="paper section 4.1; whole passes over the training images")
+        steps: int | None = Field(None, gt=0, description="optimiser steps instead of epochs")
+        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; published code")
+
+    strides: ClassVar = (4, 8, 16)
+    fast: ClassVar = {"steps": 300}
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.config = config
+        channels = teacher.info.channels
+        shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
+        self.standardise = shape is OTHER
+        for level, width in enumerate(channels):
+            self.register_buffer(f"mean{level}", torch.zeros(1, width, 1, 1))
+            self.register_buffer(f"deviation{level}", torch.ones(1, width, 1, 1))
+        self.bottleneck = Bottleneck(channels, shape)
+        self.student = Decoder(channels, shape)
+        initialise(self.bottleneck)
+        initialise(self.student)
+        self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
+
+    def pyramid(self, image: Tensor) -> Features:
+        """The teacher's pyramid; outside the ResNets each channel is standardised over the training images.
+
+        Ours: channels of very different size, as networks without a final activation have, would leave the cosine to
+        the few largest.
+        """
+        levels = self.teacher(image)
+        return [
+            (level - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, level in enumerate(levels)
+        ]
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        """Distil; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
+        if self.standardise:
+            moments = [Moments() for _ in self.teacher.info.channels]
+            yield PassStage("channel statistics", partial(self._collect, moments), partial(self._standardise, moments))
+        trained = nn.ModuleList([self.bottleneck, self.student])
+        batches = -(-images // self.config.batch_size)
+        yield GradientStage(
+            "distil",
+            module=trained,
+            optimizer=torch.optim.Adam(trained.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999)),
+            losses=self.losses,
+            observe=self.pyramid,
+            steps=self.config.steps or self.config.epochs * batches,
+            batch_size=self.config.batch_size,
+        )
+
+    def _collect(self, moments: list[Moments], image: Tensor) -> None:
+        for level, features in zip(moments, self.teacher(image), strict=True):
+            level.add(features)
+
+    def _standardise(self, moments: list[Moments], *_: object) -> None:
+        for i, level in enumerate(moments):
+            self.get_buffer(f"mean{i}").copy_(level.mean.view(1, -1, 1, 1))
+            self.get_buffer(f"deviation{i}").copy_(level.deviation.clamp(min=1e-6).view(1, -1, 1, 1))
+
+    def losses(self, pyramid: Features) -> dict[str, Tensor]:
+        """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2, in the published code's form)."""
+        rebuilt = self.student(self.bottleneck(pyramid))
+        scales = zip(pyramid, rebuilt, strict=True)
+        return {"distillation": torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()}
+
+    def forward(self, image: Tensor) -> AnomalyMap:
+        """Sum over scales of the local distances, smoothed (eq. 3); the score is the maximum."""
+        pyramid = self.pyramid(image)
+        rebuilt = self.student(self.bottleneck(pyramid))
+        distances = [local_distance(t, s) for t, s in zip(pyramid, rebuilt, strict=True)]
+        return AnomalyMap.with_max_score(self.head(distances))

@@ -1,0 +1,91 @@
+"""What a killed run needs to go on: one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class RunFolder:
+    """The folder beside the model file where a run keeps its state until the model file is written.
+
+    Parameters
+    ----------
+    path : the folder; made when the first state is saved.
+    fingerprint : what decides the result (method, config, images, seed, versions, device). A state saved under another
+        fingerprint is of another run and is not continued.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+
+    @property
+    def file(self) -> Path:
+        """Where the state is."""
+        return self.path / "checkpoint.safetensors"
+
+    def save(self, stage: int, step: int, learned: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
+        """Save the state after `step` steps of stage number `stage`."""
+        tensors = {f"learned.{name}": tensor for name, tensor in learned.items()}
+        scalars: dict[str, Any] = {}
+        for index, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
+                else:
+                    scalars[f"{index}.{key}"] = value
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "stage": str(stage),
+            "step": str(step),
+            "scalars": json.dumps(scalars),
+        }
+        save_file(tensors, partial, metadata)
+        with partial.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        partial.replace(self.file)
+
+    def load(self) -> SavedState | None:
+        """The state saved last, or None if there is none of this run."""
+        try:
+            with safe_open(self.file, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != self.fingerprint:
+                    return None
+                return SavedState(metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def remove(self) -> None:
+        """Remove the folder: the run is over."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class SavedState:
+    """A state read back: `stage`, `step`, and what to load into method and optimiser."""
+
+    def __init__(self, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+        self.stage = int(metadata["stage"])
+        self.step = int(metadata["step"])
+        self._scalars: dict[str, Any] = json.loads(metadata["scalars"])
+        self.learned = {n.removeprefix("learned."): t for n, t in tensors.items() if n.startswith("learned.")}
+        self._optimizer = {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimiser its state back; its hyper-parameters stay those it was built with."""
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in (self._optimizer | self._scalars).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,50 @@
+"""Training images: decoded in threads, prepared as the graph prepares them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blemish.images import ImageContract, read
+from blemish.nn.preparation import Preparation
+
+
+class TrainingImages:
+    """A sequence of image files that gives batches of prepared tensors.
+
+    Parameters
+    ----------
+    paths : image files, in an order that does not change.
+    contract : how they are read.
+    preparation : scales and resizes.
+    """
+
+    def __init__(self, paths: Sequence[Path], contract: ImageContract, preparation: Preparation) -> None:
+        self.paths = tuple(paths)
+        self.contract = contract
+        self.preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int) -> Tensor:
+        """Image `index`, 3 x S x S in [0, 1]."""
+        with torch.inference_mode():
+            prepared: Tensor = self.preparation(torch.from_numpy(read(self.paths[index], self.contract))[None])
+        return prepared[0]
+
+    def batches(self, indices: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Batches B x 3 x S x S of `indices` in order; decoding runs ahead of the consumer by two batches."""
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            waiting = iter(indices)
+            ahead: list[Future[Tensor]] = [pool.submit(self.load, i) for i in islice(waiting, 2 * size)]
+            while ahead:
+                batch = [future.result() for future in ahead[:size]]
+                ahead = ahead[size:] + [pool.submit(self.load, i) for i in islice(waiting, size)]
+                yield torch.stack(batch)

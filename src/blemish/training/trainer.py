@@ -1,0 +1,206 @@
+"""Runs the stages of a method on Lightning Fabric.
+
+Every random draw is a function of (seed, stage, step): a run that was killed and continued makes the same draws as
+one that was not, so the state on disk is weights, optimiser and a step number, and the result is the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from blemish.errors import TrainingError, UsageError
+from blemish.methods import Features, GradientStage, Method, PassStage
+from blemish.training.checkpoint import RunFolder, SavedState
+from blemish.training.images import TrainingImages
+
+CHECKPOINT_SECONDS = 20.0
+OBSERVED_BYTES_LIMIT = 2 * 2**30
+
+
+class Progress(Protocol):
+    """Told how far a stage is: `done` in [0, 1]; `note` says what is worth saying (a loss)."""
+
+    def __call__(self, stage: str, done: float, note: str = "") -> None:
+        """Called often; must be cheap."""
+
+
+class Trainer:
+    """Trains a method.
+
+    Parameters
+    ----------
+    device : "auto", "cpu" or "cuda".
+    seed : of every random draw.
+    folder : where the state of the run is kept; None keeps none.
+    progress : told how far it is.
+    """
+
+    def __init__(self, device: str, seed: int, folder: RunFolder | None, progress: Progress) -> None:
+        if device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"there is no device '{device}'", todo="Choose auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("torch sees no CUDA device", todo="Use --device cpu, or install a torch with CUDA")
+        accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        self.fabric = Fabric(accelerator=accelerator, devices=1, precision=mixed_precision(accelerator))
+        self.seed = seed
+        self.folder = folder
+        self.progress = progress
+
+    @property
+    def description(self) -> str:
+        """Device and precision in words, for the run's fingerprint and the model file."""
+        return f"{self.fabric.device.type}, {mixed_precision(self.fabric.device.type)}"
+
+    def fit(self, method: Method, images: TrainingImages) -> None:
+        """Run all stages; afterwards `method` is trained, on the CPU and in evaluation mode.
+
+        Raises
+        ------
+        TrainingError
+            If a loss is not finite.
+        """
+        method.to(self.fabric.device)
+        saved = self.folder.load() if self.folder else None
+        with repeatable():
+            for number, stage in enumerate(method.stages(len(images))):
+                if saved and number <= saved.stage:
+                    if number < saved.stage:
+                        continue
+                    method.load_learned_state(saved.learned)
+                if isinstance(stage, GradientStage):
+                    self._descend(method, number, stage, images, saved if saved and number == saved.stage else None)
+                elif not (saved and number == saved.stage):
+                    self._look_once(method, number, stage, images)
+        method.cpu().eval()
+
+    def _seed(self, *place: object) -> int:
+        digest = hashlib.sha256(repr((self.seed, *place)).encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+    def _look_once(self, method: Method, number: int, stage: PassStage, images: TrainingImages) -> None:
+        method.eval()
+        batches = math.ceil(len(images) / stage.batch_size)
+        with torch.inference_mode(False), torch.no_grad():
+            for done, batch in enumerate(images.batches(range(len(images)), stage.batch_size)):
+                self.progress(stage.name, 0.5 * done / batches)
+                stage.collect(self._on_device(batch))
+            generator = torch.Generator().manual_seed(self._seed(number, "finish"))
+            torch.manual_seed(self._seed(number, "global"))
+            stage.finish(generator, lambda done: self.progress(stage.name, 0.5 + 0.5 * done))
+        self.progress(stage.name, 1.0)
+        if self.folder:
+            self.folder.save(number, 0, method.learned_state(), None)
+
+    def _descend(
+        self, method: Method, number: int, stage: GradientStage, images: TrainingImages, saved: SavedState | None
+    ) -> None:
+        method.eval()
+        stage.module.train().to(memory_format=torch.channels_last)
+        start = 0
+        if saved and saved.step:
+            saved.restore(stage.optimizer)
+            start = saved.step
+        observed = Observed(self, stage, images)
+        last_saved = time.monotonic()
+        step = start
+        try:
+            for step in range(start, stage.steps):
+                torch.manual_seed(self._seed(number, "step", step))
+                with self.fabric.autocast():
+                    losses = stage.losses(observed.batch(self._order(number, step, stage, len(images))))
+                loss = torch.stack(list(losses.values())).sum()
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} at step {step + 1} of {stage.steps}",
+                        where=f"stage {stage.name}",
+                        todo="Try a smaller learning rate: --set learning_rate=...",
+                    )
+                stage.optimizer.zero_grad(set_to_none=True)
+                self.fabric.backward(loss)
+                stage.optimizer.step()
+                self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
+                if self.folder and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+                    self.folder.save(number, step + 1, method.learned_state(), stage.optimizer)
+                    last_saved = time.monotonic()
+        except KeyboardInterrupt:
+            # The step that was interrupted may have been applied in part; the last saved state is whole.
+            raise
+        if self.folder:
+            self.folder.save(number, stage.steps, method.learned_state(), stage.optimizer)
+
+    def _order(self, number: int, step: int, stage: GradientStage, images: int) -> list[int]:
+        """Which images make the batch of `step`: shuffled whole passes, the last batch of a pass may be smaller."""
+        per_pass = math.ceil(images / stage.batch_size)
+        generator = torch.Generator().manual_seed(self._seed(number, "pass", step // per_pass))
+        order = torch.randperm(images, generator=generator)
+        first = (step % per_pass) * stage.batch_size
+        chosen: list[int] = order[first : first + stage.batch_size].tolist()
+        return chosen
+
+    def _on_device(self, batch: Tensor) -> Tensor:
+        return batch.to(self.fabric.device).contiguous(memory_format=torch.channels_last)
+
+
+class Observed:
+    """What a gradient stage observes of each image: computed once and kept while it fits, else again for each batch."""
+
+    def __init__(self, trainer: Trainer, stage: GradientStage, images: TrainingImages) -> None:
+        self._trainer, self._stage, self._images = trainer, stage, images
+        self._kept: list[Tensor] | None = None
+        first = self._observe(next(images.batches([0], 1)))
+        size = sum(level.element_size() * level.numel() for level in first)
+        if size * len(images) <= OBSERVED_BYTES_LIMIT:
+            self._kept = [
+                level.new_empty((len(images), *level.shape[1:])).to(memory_format=torch.channels_last)
+                if level.ndim == 4
+                else level.new_empty((len(images), *level.shape[1:]))
+                for level in first
+            ]
+            done = 0
+            for batch in images.batches(range(len(images)), 16):
+                for kept, level in zip(self._kept, self._observe(batch), strict=True):
+                    kept[done : done + len(batch)] = level
+                done += len(batch)
+                trainer.progress(f"{stage.name}: teacher", done / len(images))
+
+    def _observe(self, batch: Tensor) -> Features:
+        with torch.no_grad():
+            return self._stage.observe(self._trainer._on_device(batch))
+
+    def batch(self, indices: list[int]) -> Features:
+        """What `observe` gives for these images."""
+        if self._kept is None:
+            return self._observe(next(self._images.batches(indices, len(indices))))
+        return [level[indices] for level in self._kept]
+
+
+def mixed_precision(accelerator: str) -> str:
+    """"bf16-mixed" where the device multiplies bfloat16 faster than float32, else "32-true"."""
+    if accelerator == "cuda":
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        gains = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if gains else "32-true"
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Deterministic algorithms while training, the caller's random state and settings untouched afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)

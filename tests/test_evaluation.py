@@ -1,0 +1,221 @@
+"""Evaluation: what is counted, what is measured, and what is left out, on parts made here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from blemish import metrics
+from blemish.data import Sample
+from blemish.errors import DataError
+from blemish.evaluation import Evaluation, Share, evaluate
+from parts import Line, detector, manifest_of
+
+KEYS = (
+    "image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max aupro mad iou fps n_normal n_anomalous verdicts"
+)
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    """Six good parts, one of them a false alarm and one for review, and four bad ones, one of them missed."""
+    made = Line(tmp_path)
+    for brighter in (5, 7, 9, 11, 25, 42):
+        made.add("good", brighter)
+    for kind, brighter in (("dent", 15), ("dent", 50), ("scratch", 28), ("scratch", 60)):
+        made.add(kind, brighter)
+    return made
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """What a reader of the JSON gets; NaN would not pass."""
+    document: dict[str, Any] = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    return document
+
+
+def test_counts_and_metrics_of_a_small_line(line: Line) -> None:
+    document = as_json(evaluate(detector(), line.dataset))
+    assert set(KEYS.split()) <= document.keys()
+    assert document["verdicts"] == {
+        "normal": {"OK": 4, "REVIEW": 1, "NG": 1, "REJECTED": 0},
+        "anomalous": {"OK": 1, "REVIEW": 1, "NG": 2, "REJECTED": 0},
+    }
+    assert (document["n_normal"], document["n_anomalous"]) == (6, 4)
+    # Of 24 pairs, two good parts outrank the bad 0.15 and one of them the bad 0.28.
+    assert document["image_auroc"] == pytest.approx(21 / 24)
+    assert document["false_alarm_rate_measured"] == pytest.approx(1 / 6)
+    assert document["detection_rate_measured"] == pytest.approx(2 / 4)
+    assert document["false_alarm_rate"] == 0.05
+    # 100 pixels each of two found defects and of one false alarm are marked, 400 are truly bad.
+    assert document["iou"] == pytest.approx(200 / 500)
+    assert document["undefined"] == {}
+    assert document["fps"] > 0
+    assert document["fps_graph"] > 0
+
+
+def test_metrics_are_those_of_the_metrics_package(line: Line) -> None:
+    judge = detector()
+    maps = [judge.inspect(sample.path).anomaly_map for sample in line.samples]
+    masks = [None if s.mask is None else np.asarray(Image.open(s.mask)) for s in line.samples]
+    labels = [sample.label == "anomalous" for sample in line.samples]
+    expected = metrics.measure([m.max() for m in maps], labels, maps, masks, judge.calibration.pixel_threshold)  # type: ignore[union-attr, arg-type]
+    assert evaluate(judge, line.dataset).measures.values == pytest.approx(expected.values)
+
+
+def test_verdicts_are_those_of_inspecting(line: Line) -> None:
+    judge = detector()
+    for judged in evaluate(judge, line.dataset).judged:
+        again = judge.inspect(judged.sample.path)
+        assert judged.inspection.to_dict() == again.to_dict()
+        kept = judged.inspection
+        assert (kept.anomaly_map, kept.mask, kept.image) == (None, None, None)
+
+
+def test_kinds_are_told_apart(line: Line) -> None:
+    dent, scratch = as_json(evaluate(detector(), line.dataset))["kinds"]
+    assert dent == {"kind": "dent", "n": 2, "OK": 1, "REVIEW": 0, "NG": 1, "REJECTED": 0, "image_auroc": 10 / 12}
+    assert scratch == {"kind": "scratch", "n": 2, "OK": 0, "REVIEW": 1, "NG": 1, "REJECTED": 0, "image_auroc": 11 / 12}
+
+
+def test_overlap_is_taken_per_image(line: Line) -> None:
+    evaluation = evaluate(detector(), line.dataset)
+    overlap = {judged.sample.path.name: judged.overlap for judged in evaluation.judged}
+    assert [overlap[f"{i:03}.png"] for i in range(6)] == [None] * 6
+    assert [overlap[f"{i:03}.png"] for i in range(6, 10)] == [0, 1, 0, 1]
+
+
+def test_images_of_several_sizes_are_measured_at_their_own(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    for shape in ((40, 60), (64, 32)):
+        line.add("good", 5, shape=shape)
+        line.add("dent", 50, shape=shape)
+    values = evaluate(detector(), line.dataset).measures.values
+    assert values["iou"] == values["pixel_auroc"] == values["aupro"] == 1
+
+
+def test_rejected_images_count_as_verdicts_and_in_no_metric(line: Line) -> None:
+    before = evaluate(detector(), line.dataset)
+    line.add_broken("good", "normal")
+    line.add_broken("dent", "anomalous")
+    after = evaluate(detector(), line.dataset)
+    document = as_json(after)
+    assert document["verdicts"]["normal"]["REJECTED"] == document["verdicts"]["anomalous"]["REJECTED"] == 1
+    assert (document["n_normal"], document["n_anomalous"]) == (6, 4)
+    assert after.measures.values == before.measures.values
+    assert after.false_alarms == before.false_alarms
+    assert [one["path"] for one in document["rejected"]] == ["good/broken.png", "dent/broken.png"]
+    assert document["rejected"][0]["reason"] in {"unreadable", "truncated"}
+    assert document["rejected"][0]["detail"]
+
+
+def test_nothing_but_rejected_images(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    line.add_broken("dent", "anomalous")
+    document = as_json(evaluate(detector(), line.dataset))
+    assert document["fps"] is document["fps_graph"] is document["image_auroc"] is None
+    assert {"fps", "image_auroc", "iou"} <= document["undefined"].keys()
+    assert document["kinds"][0]["image_auroc"] is None
+
+
+def test_images_seen_in_training_are_left_out_by_content(line: Line) -> None:
+    seen = line.samples[5]
+    digest = hashlib.sha256(seen.path.read_bytes()).hexdigest()
+    evaluation = evaluate(detector(manifest_of({"under/another/name.png": digest})), line.dataset)
+    assert evaluation.seen_in_training == (seen,)
+    document = as_json(evaluation)
+    assert document["left_out"]["seen_in_training"] == ["good/005.png"]
+    assert document["n_normal"] == 5
+    assert document["verdicts"]["normal"]["NG"] == 0
+
+
+def test_a_detector_is_not_evaluated_on_its_own_images_alone(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    digest = hashlib.sha256(line.add("good", 5).path.read_bytes()).hexdigest()
+    with pytest.raises(DataError, match="used to train"):
+        evaluate(detector(manifest_of({"a.png": digest})), line.dataset)
+
+
+def test_only_good_parts_leave_metrics_undefined_and_counts_there(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    for brighter in (5, 40):
+        line.add("good", brighter)
+    document = as_json(evaluate(detector(), line.dataset))
+    nulls = {key for key in KEYS.split() if document[key] is None}
+    assert nulls == set(KEYS.split()) - {"fps", "n_normal", "n_anomalous", "verdicts"}
+    assert nulls == document["undefined"].keys()
+    assert document["undefined"]["image_auroc"] == "no anomalous images"
+    assert document["verdicts"]["normal"] == {"OK": 1, "REVIEW": 0, "NG": 1, "REJECTED": 0}
+    assert document["detection_rate_measured"] is document["detection_rate_interval"] is None
+    assert document["kinds"] == []
+
+
+def test_bad_parts_without_a_mask_are_in_image_metrics_only(line: Line) -> None:
+    before = evaluate(detector(), line.dataset).measures.values
+    line.add("dent", 90, masked=False)
+    evaluation = evaluate(detector(), line.dataset)
+    assert as_json(evaluation)["left_out"]["anomalous_without_mask"] == 1
+    assert evaluation.judged[-1].overlap is None
+    after = evaluation.measures.values
+    assert after["pixel_auroc"] == before["pixel_auroc"]
+    assert after["image_auroc"] == pytest.approx(27 / 30)
+
+
+def test_unlabelled_and_training_images_are_left_out(line: Line) -> None:
+    unlabelled = line.add("", 70, label=None, masked=False)
+    training = line.add("good", 70)
+    line.samples[-1] = Sample(training.path, "normal", "train", "good")
+    evaluation = evaluate(detector(), line.dataset)
+    assert evaluation.unlabelled == (unlabelled,)
+    assert len(evaluation.judged) == 10
+    assert as_json(evaluation)["left_out"]["unlabelled"] == ["010.png"]
+
+
+def test_a_dataset_without_labelled_test_images_is_refused_with_advice(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    with pytest.raises(DataError, match="no images"):
+        evaluate(detector(), line.dataset)
+    line.add("", 5, label=None, masked=False)
+    with pytest.raises(DataError, match="label") as refused:
+        evaluate(detector(), line.dataset)
+    assert refused.value.todo
+
+
+def test_a_mask_of_another_size_is_refused_not_stretched(line: Line) -> None:
+    wrong = line.samples[-1].mask
+    assert wrong is not None
+    Image.new("L", (30, 20)).save(wrong)
+    with pytest.raises(DataError, match="30 x 20"):
+        evaluate(detector(), line.dataset)
+
+
+def test_progress_counts_every_image(line: Line) -> None:
+    line.add_broken("good", "normal")
+    calls: list[tuple[int, int]] = []
+    evaluate(detector(), line.dataset, lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 11) for i in range(1, 12)]
+
+
+def test_paths_outside_the_dataset_keep_their_full_name(line: Line, tmp_path: Path) -> None:
+    elsewhere = Sample(Path("/elsewhere/a.png"), "normal", "test", "good")
+    evaluation = evaluate(detector(), line.dataset)
+    assert evaluation.name(elsewhere) == "/elsewhere/a.png"
+    assert evaluation.name(line.samples[0]) == "good/000.png"
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 20), (1, 20), (10, 20), (63, 63), (1, 1), (7, 952)])
+def test_intervals_of_shares(count: int, of: int) -> None:
+    expected = binomtest(count, of).proportion_ci(0.95, method="wilson")
+    assert Share(count, of).interval == pytest.approx(tuple(expected), abs=1e-6)
+    assert Share(count, of).rate == count / of
+
+
+def test_nothing_of_nothing_has_no_rate() -> None:
+    assert Share(0, 0).rate is None
+    assert Share(0, 0).interval is None
