@@ -53,8 +53,10 @@ def test_counts_and_metrics_of_a_small_line(line: Line) -> None:
     assert document["false_alarm_rate_measured"] == pytest.approx(1 / 6)
     assert document["detection_rate_measured"] == pytest.approx(2 / 4)
     assert document["false_alarm_rate"] == 0.05
-    # 100 pixels each of two found defects and of one false alarm are marked, 400 are truly bad.
-    assert document["iou"] == pytest.approx(200 / 500)
+    # Of each part above the threshold 100 pixels are marked, 400 are truly bad.
+    threshold = detector().calibration.pixel_threshold
+    false, true = (sum(score > threshold for score in scores) for scores in ((0.25, 0.42), (0.15, 0.5, 0.28, 0.6)))
+    assert document["iou"] == pytest.approx(true / (4 + false))
     assert document["undefined"] == {}
     assert document["fps"] > 0
     assert document["fps_graph"] > 0
@@ -88,7 +90,15 @@ def test_overlap_is_taken_per_image(line: Line) -> None:
     evaluation = evaluate(detector(), line.dataset)
     overlap = {judged.sample.path.name: judged.overlap for judged in evaluation.judged}
     assert [overlap[f"{i:03}.png"] for i in range(6)] == [None] * 6
-    assert [overlap[f"{i:03}.png"] for i in range(6, 10)] == [0, 1, 0, 1]
+    threshold = detector().calibration.pixel_threshold
+    assert [overlap[f"{i:03}.png"] for i in range(6, 10)] == [score > threshold for score in (0.15, 0.5, 0.28, 0.6)]
+
+
+def test_a_defect_without_a_place_has_no_overlap(line: Line) -> None:
+    place = line.samples[-1].mask
+    assert place is not None
+    Line.save(place, np.zeros((40, 60), bool))
+    assert evaluate(detector(), line.dataset).judged[-1].overlap is None
 
 
 def test_images_of_several_sizes_are_measured_at_their_own(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_each_image_of_an_evaluation_stands_where_it_tells_most(line: Line, tmp_
     assert "scratch/broken.png unreadable" in page.text or "scratch/broken.png truncated" in page.text
 
 
+def test_the_worst_false_alarm_and_the_calmest_miss_come_first(line: Line, tmp_path: Path) -> None:
+    line.add("good", 70)
+    line.add("dent", 12)
+    page = evaluation_page(line, tmp_path / "report.html")
+    assert page.gallery("False alarms") == ["good/012.png", "good/005.png"]
+    assert page.gallery("Missed defects") == ["dent/013.png", "dent/006.png"]
+
+
 def test_image_heat_map_mask_and_truth_stand_side_by_side(line: Line, tmp_path: Path) -> None:
     page = evaluation_page(line, tmp_path / "report.html")
     alts = [attributes["alt"] for attributes in page.all("img")]
@@ -288,6 +296,8 @@ def test_many_inspections_keep_few_pictures_and_no_arrays(tmp_path: Path) -> Non
     assert best[0] == "image 100"
     assert best[:5] == [f"image {n}" for n in (100, 200, 300, 400, 500)]
     assert "20 more with lower scores not shown" in page.text
+    # One row is the table's head.
+    assert len(page.all("tr")) == 1 + LISTED
 
 
 def test_no_inspections_at_all(tmp_path: Path) -> None:
@@ -316,21 +326,33 @@ def bars(chart: str, style: str) -> list[tuple[float, float, int]]:
     return found
 
 
-def limit_of(chart: str) -> float:
-    [line] = [one for one in ElementTree.fromstring(chart).iter("line") if one.get("class") == "limit"]
-    return float(line.get("x1", ""))
+def limits_of(chart: str) -> tuple[float, float]:
+    """Places of the lines where REVIEW and NG begin."""
+    places = {one.get("class"): float(one.get("x1", "")) for one in ElementTree.fromstring(chart).iter("line")}
+    return places["limit review"], places["limit"]
 
 
 @pytest.mark.parametrize("factor", [1.0, 400.0])
 def test_a_histogram_shows_every_score_on_its_side_of_the_limit(factor: float) -> None:
     random = np.random.default_rng(0)
     normal, bad = random.uniform(0.1, 0.2, 57).tolist(), (random.uniform(0.3, 0.5, 33) * factor).tolist()
-    groups = [Group("good", "normal", normal), Group("bad", "anomalous", bad), Group("none", "calibration", [])]
+    between = Group("between", "inspected", [0.235] * 3)
+    groups = [
+        Group("good", "normal", normal),
+        Group("bad", "anomalous", bad),
+        Group("none", "calibration", []),
+        between,
+    ]
     chart = score_histogram(groups, 0.22, 0.25)
     assert sum(count for *_, count in bars(chart, "normal")) == 57
     assert sum(count for *_, count in bars(chart, "anomalous")) == 33
-    assert max(right for _, right, _ in bars(chart, "normal")) < limit_of(chart)
-    assert min(left for left, *_ in bars(chart, "anomalous")) > limit_of(chart)
+    review, limit = limits_of(chart)
+    assert review < limit
+    [(left, right, count)] = bars(chart, "inspected")
+    assert count == 3
+    assert review - (right - left) < left < right < limit + (right - left)
+    assert max(right for _, right, _ in bars(chart, "normal")) < limit
+    assert min(left for left, *_ in bars(chart, "anomalous")) > limit
     assert ("logarithmic" in chart) == (factor > 1)
     ticks = [float(e.text or "") for e in ElementTree.fromstring(chart).iter("text") if e.get("class") == "tick"]
     assert 3 <= len(ticks) <= 12

@@ -29,7 +29,7 @@ from blemish import __version__
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, Sample, open_dataset
 from blemish.decisions import Calibration, calibrate, images_needed
-from blemish.errors import BlemishError, DataError, ImageError, TrainingError, UsageError
+from blemish.errors import DataError, ImageError, Reason, TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph
 from blemish.images import Depth, Facts, ImageContract, contract_for, read
 from blemish.methods import Method, MethodConfig, find_method
@@ -134,8 +134,10 @@ def train(
     contract = contract_for(base, [image.facts for image in admitted])
     plan = hold_out_plan(admitted, chosen, seed, false_alarm_rate, hold_out)
     listener.say(describe_plan(plan))
+    # Refuses rates that cannot be, before any work is done.
+    calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
 
-    pyramid = open_teacher(teacher, strides=chosen.strides, weights=weights)
+    pyramid = open_teacher(teacher, strides=config.strides, weights=weights)
     preparation = Preparation(contract.low, contract.high, config.image_size)
 
     def images(indices: Sequence[int]) -> TrainingImages:
@@ -184,6 +186,8 @@ def train(
 def model_path(out: str | os.PathLike[str]) -> Path:
     """`out` with its suffix, its folder made and known to be writable before any work is done."""
     target = Path(out)
+    if target.name in ("", ".."):
+        raise UsageError("it names no file", where=out, todo="Name a file: --out NAME.blemish")
     if target.suffix != SUFFIX:
         target = target.with_name(target.name + SUFFIX)
     if target.is_dir():
@@ -206,7 +210,7 @@ def configure(
     if preset not in ("auto", "fast", "paper"):
         raise UsageError(f"there is no preset '{preset}'", todo="Choose auto, fast or paper")
     fast = preset == "fast" or (preset == "auto" and device == "cpu")
-    changes = dict(method.fast) if fast else {}
+    changes = {key: value for key, value in method.fast.items() if fast and key not in settings}
     if changes and preset == "auto":
         listener.say(
             "No GPU: taking the fast preset ("
@@ -233,7 +237,9 @@ def base_contract(depth: Depth, value_range: tuple[float, float] | None) -> Imag
     """The image contract that the user declared."""
     low, high = value_range or (None, None)
     try:
-        return ImageContract.model_validate({"depth": depth, "low": low, "high": high} if value_range else {"depth": depth})
+        return ImageContract.model_validate(
+            {"depth": depth, "low": low, "high": high} if value_range else {"depth": depth}
+        )
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UsageError(message, where="--depth/--range") from error
@@ -257,15 +263,22 @@ def admit(dataset: Dataset, contract: ImageContract, listener: Listener) -> tupl
             return LeftOutImage(path=name, reason=error.reason.value, detail=error.what)
 
     samples = dataset.train
-    admitted, left_out = [], []
+    admitted: list[Admitted] = []
+    left_out: list[LeftOutImage] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for done, result in enumerate(pool.map(look, samples), 1):
-            (admitted if isinstance(result, Admitted) else left_out).append(result)  # type: ignore[arg-type]
+            if isinstance(result, Admitted):
+                admitted.append(result)
+            else:
+                left_out.append(result)
             listener.progress("reading images", done / len(samples))
     for image in left_out:
         listener.warn(f"{image.path} is left out ({image.reason}): {image.detail}.")
     if len(admitted) < 2:
-        raise DataError(nothing_left(samples, left_out, len(admitted)), where=dataset.root)
+        todo = None
+        if any(image.reason == Reason.WRONG_DEPTH for image in left_out):
+            todo = "Say what the files hold: --depth uint16, or --depth float32 --range LOW HIGH"
+        raise DataError(nothing_left(samples, left_out, len(admitted)), where=dataset.root, todo=todo)
     return admitted, left_out
 
 
@@ -304,17 +317,18 @@ def hold_out_plan(
     needed = 1 if false_alarm_rate is None else images_needed_checked(false_alarm_rate)
     # Images known to be bad may train (contaminated data), but only normal ones say what normal scores are.
     normal = [i for i, image in enumerate(admitted) if image.sample.label != "anomalous"]
+    if not normal:
+        raise DataError("no image that is not known to be bad is left to calibrate on")
     if method.cheap_to_fit and hold_out is None and n < FEW_IMAGES:
         if needed > len(normal):
-            raise too_few(false_alarm_rate, needed, len(normal), needed)
+            in_all = needed if needed < FEW_IMAGES else math.ceil(needed / LARGEST_HOLD_OUT)
+            raise too_few(false_alarm_rate, needed, len(normal), in_all)
         return Plan("cross", tuple(range(n)), tuple(normal))
     share = HOLD_OUT if hold_out is None else hold_out
     count = math.ceil(share * len(normal))
     if hold_out is None:
         count = max(count, min(needed, math.floor(LARGEST_HOLD_OUT * len(normal))))
     count = min(count, n - 1)
-    if count < 1:
-        raise DataError("no image that is not known to be bad is left to calibrate on")
     if needed > count:
         raise too_few(false_alarm_rate, needed, count, math.ceil(needed / (hold_out or LARGEST_HOLD_OUT)))
     order = np.random.default_rng(seed).permutation(len(normal))
@@ -472,8 +486,7 @@ def checked_calibration(
 ) -> Calibration:
     """Calibrate, or say that the method learned nothing that could be calibrated."""
     if not np.isfinite([*scores, *maxima]).all():
-        raise TrainingError("the trained method gives held-out images no finite score", todo="Try another --seed or method")
+        raise TrainingError(
+            "the trained method gives held-out images no finite score", todo="Try another --seed or method"
+        )
     return calibrate(scores, maxima, kind, false_alarm_rate, review_rate)
-
-
-__all__ = ["BlemishError", "train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 
 class BlemishError(Exception):
@@ -23,9 +24,19 @@ class BlemishError(Exception):
         self.todo = todo
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from their positional arguments, which would lose the rest between processes.
+        return _rebuilt, (type(self), self.__dict__.copy(), str(self))
+
     def __str__(self) -> str:
         text = self.what if self.where is None else f"{self.where}: {self.what}"
         return text if self.todo is None else f"{text}. {self.todo}"
+
+
+def _rebuilt(kind: type[BlemishError], state: dict[str, Any], text: str) -> BlemishError:
+    error = kind.__new__(kind, text)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(BlemishError):

@@ -15,16 +15,23 @@ def main() -> None:
     except BlemishError as error:
         print(f"blemish: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("blemish: interrupted. A training goes on where it was when the same command is given again.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe has gone (`blemish inspect ... | head`): nothing is wrong.
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as end:
+        # Typer ends Ctrl-C with this status and without a word.
+        if end.code == 130:
+            print(
+                "blemish: interrupted. A training goes on where it was when the same command is given again.",
+                file=sys.stderr,
+            )
+        # The reader of a pipe has gone (`blemish inspect ... | head`): nothing is wrong, though Typer says 1.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(0)
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("torch", "timm", "lightning_fabric", "safetensors", "onnx", "yaml"):
             raise
-        print(f"blemish: training needs {package}, which is not installed. Run: pip install 'blemish[train]'", file=sys.stderr)
+        print(
+            f"blemish: training needs {package}, which is not installed. Run: pip install 'blemish[train]'",
+            file=sys.stderr,
+        )
         sys.exit(1)

@@ -54,7 +54,9 @@ def print_tables(result: Evaluation) -> None:
 
     figures = result.to_dict()
     console = Console(highlight=False)
-    table = Table("measure", "value", title=f"{figures['n_normal']} normal and {figures['n_anomalous']} anomalous images")
+    table = Table(
+        "measure", "value", title=f"{figures['n_normal']} normal and {figures['n_anomalous']} anomalous images"
+    )
     names = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "mad", "iou")
     for name in names:
         value = figures[name]

@@ -24,7 +24,9 @@ def inspect(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an image.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write one row an image to this file.")] = None,
-    heatmaps: Annotated[Path | None, typer.Option(help="Write pictures with heat map and outline into this folder.")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Write pictures with heat map and outline into this folder.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     false_alarm_rate: Annotated[float | None, typer.Option(help="Another rate than the model file's.")] = None,
     review_rate: Annotated[float | None, typer.Option(help="Another rate than the model file's.")] = None,
@@ -96,7 +98,9 @@ def print_line(inspection: Inspection) -> None:
         line += f"  {inspection.reason}: {inspection.detail}"
     elif inspection.regions:
         largest = inspection.regions[0]
-        line += f"  {len(inspection.regions)} region{'s' * (len(inspection.regions) > 1)}, strongest at x={largest.x} y={largest.y} {largest.width}x{largest.height}"
+        many = "s" if len(inspection.regions) > 1 else ""
+        place = f"x={largest.x} y={largest.y} {largest.width}x{largest.height}"
+        line += f"  {len(inspection.regions)} region{many}, strongest at {place}"
     typer.echo(line)
 
 
@@ -104,11 +108,14 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """One row an image; regions as JSON in one column."""
     make_folder(path.parent)
     columns = ["path", "score", "p_value", "verdict", "reason", "detail", "regions"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({**row, "regions": json.dumps(row["regions"])})
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({**row, "regions": json.dumps(row["regions"])})
+    except OSError as error:
+        raise UsageError(f"this file cannot be written: {error.strerror}", where=path) from error
 
 
 def make_folder(path: Path) -> None:

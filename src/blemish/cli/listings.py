@@ -18,7 +18,7 @@ def methods(as_json: Json = False) -> None:
     """
     from blemish.methods import list_methods
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "title": method.title,

@@ -46,16 +46,19 @@ def train(
     layout: Annotated[str | None, typer.Option(help="`blemish layouts` lists them. [default: auto]")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Whose schedule; auto is fast without a GPU.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter of the method; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter of the method; repeatable."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with these options by name, and `set:` with hyper-parameters.")
     ] = None,
     false_alarm_rate: Annotated[
-        float | None, typer.Option(help="Share of good parts that may be called NG. [default: 0.01 or the smallest reachable]")
+        float | None,
+        typer.Option(help="Share of good parts that may be called NG. [default: 0.01 or the smallest reachable]"),
     ] = None,
     review_rate: Annotated[
-        float | None, typer.Option(help="Share of good parts that may be NG or REVIEW. [default: 0.05 or twice the above]")
+        float | None,
+        typer.Option(help="Share of good parts that may be NG or REVIEW. [default: 0.05 or twice the above]"),
     ] = None,
     hold_out: Annotated[
         float | None, typer.Option(help="Share of the images that calibrate instead of training. [default: 0.2]")
@@ -67,7 +70,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. [default: 0]")] = None,
     device: Annotated[Device | None, typer.Option(help="Where to train. [default: auto]")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder of teachers' weights. [default: BLEMISH_WEIGHTS]")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of teachers' weights. [default: BLEMISH_WEIGHTS]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model file's summary as JSON.")] = False,
 ) -> None:
     """Learn what good parts look like and write one model file.
@@ -92,7 +97,9 @@ def train(
     }
     options = read_config(config, given) if config else {}
     settings = {**options.pop("settings", {}), **parse_settings(set_ or [])}
-    options |= {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items() if value is not None}
+    options |= {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in given.items() if value is not None
+    }
 
     from blemish.cli.info import print_summary
     from blemish.console import console

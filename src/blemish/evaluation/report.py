@@ -24,7 +24,7 @@ from blemish.components import Mask
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import BlemishError
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
-from blemish.evaluation.evaluate import Evaluation, Judged, Share, true_mask
+from blemish.evaluation.judging import Evaluation, Judged, Share, true_mask
 from blemish.modelfile import Manifest
 from blemish.pictures import ANCHORS, data_uri, outlined, overlay, thumbnail
 from blemish.runtime import Detector, Inspection
@@ -260,10 +260,7 @@ def _choose(evaluation: Evaluation, limit: float) -> list[_Choice]:
         take(
             "For review",
             "Bad and good parts sent to a person, those nearest to the NG limit first.",
-            sorted(
-                (j for j in left if j.inspection.verdict is Verdict.REVIEW),
-                key=lambda j: (abs(j.score - limit), j.score),
-            ),
+            sorted((j for j in left if j.inspection.verdict is Verdict.REVIEW), key=nearness),
         ),
     ]
     nearest = sorted(left, key=nearness)[: SHOWN // 2]

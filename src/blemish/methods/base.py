@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from blemish.errors import ModelFileError
@@ -37,7 +38,19 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: int = Field(256, ge=64, le=1024, multiple_of=32, description="side of the square the network sees")
+    image_size: int = Field(
+        default=256, ge=64, le=1024, multiple_of=32, description="side of the square the network sees"
+    )
+    strides: tuple[int, ...] = Field(
+        default=(4, 8, 16), min_length=1, description="the teacher's levels, finest first: pixels of the image per step"
+    )
+
+    @field_validator("strides")
+    @classmethod
+    def _finest_first(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if any(fine >= coarse for fine, coarse in pairwise(strides)):
+            raise ValueError("strides must grow, such as [8, 16]")
+        return strides
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,12 @@ class Method(nn.Module):
     Attributes
     ----------
     name : as on the command line; title : the paper's name and source.
-    strides : pyramid levels it needs.
     fast : what the fast preset changes in the config.
     cheap_to_fit : True where fitting takes about one look at the images, so that it can be done once per fold.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    strides: ClassVar[tuple[int, ...]]
     cheap_to_fit: ClassVar[bool] = False
     fast: ClassVar[dict[str, Any]] = {}
     Config: ClassVar[type[MethodConfig]] = MethodConfig

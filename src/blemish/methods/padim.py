@@ -23,12 +23,17 @@ class PatchDistributions(Method):
     class Config(MethodConfig):
         """Sections 3 and 4; the numbers of features are the paper's for ResNet-18 and WideResNet-50."""
 
-        features: int = Field(100, gt=0, description="randomly chosen channels; paper 4.1: 100 (ResNet-18), 550 (WideResNet-50)")
-        regularisation: float = Field(0.01, gt=0, description="added to the covariance's diagonal; paper eq. 1")
-        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 4.2")
+        features: int = Field(
+            default=100, gt=0, description="randomly chosen channels; paper 4.1: 100 (ResNet-18), 550 (WideResNet-50)"
+        )
+        grid_stride: int | None = Field(
+            default=None, gt=0, description="ours: pixels per Gaussian; None is the finest level, as in the paper"
+        )
+        regularisation: float = Field(default=0.01, gt=0, description="added to the covariance's diagonal; paper eq. 1")
+        sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 4.2")
 
-    strides: ClassVar = (4, 8, 16)
     cheap_to_fit: ClassVar = True
+    fast: ClassVar = {"features": 256, "grid_stride": 16}
 
     chosen: Tensor
     mean: Tensor
@@ -37,7 +42,8 @@ class PatchDistributions(Method):
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
         self.config = config
-        self.grid = teacher.grids(config.image_size)[0]
+        finest = teacher.grids(config.image_size)[0]
+        self.grid = finest if config.grid_stride is None else min(finest, -(-config.image_size // config.grid_stride))
         total = sum(teacher.info.channels)
         self.features = min(config.features, total)
         # Drawn with torch's global generator, which the trainer seeds before it builds a method.
@@ -48,8 +54,15 @@ class PatchDistributions(Method):
         self.head = MapHead([self.grid], config.image_size, config.sigma, align_corners=False)
 
     def embed(self, image: Tensor) -> Tensor:
-        """The chosen channels of all levels on the finest grid, by location: B x 3 x S x S -> hw x D x B."""
-        levels = [F.interpolate(level, (self.grid, self.grid), mode="nearest") for level in self.teacher(image)]
+        """The chosen channels of all levels on one grid, by location: B x 3 x S x S -> hw x D x B.
+
+        Coarser levels are repeated, as in the paper; finer ones are averaged.
+        """
+        grid = (self.grid, self.grid)
+        levels = [
+            F.interpolate(level, grid, mode="nearest" if level.shape[-1] <= self.grid else "area")
+            for level in self.teacher(image)
+        ]
         return torch.cat(levels, 1)[:, self.chosen].flatten(2).permute(2, 1, 0)
 
     def stages(self, images: int) -> Iterator[Stage]:

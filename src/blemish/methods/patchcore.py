@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Method, MethodConfig, PassStage, Stage, register
 from blemish.nn.neighbours import greedy_coreset, nearest_squared_distance
+from blemish.nn.pooling import AdaptivePooling
 from blemish.nn.resampling import MapHead, resize_matrix
 from blemish.teachers import FeaturePyramid
 
@@ -23,24 +24,31 @@ class PatchCore(Method):
     class Config(MethodConfig):
         """Sections 3 and 4 and the published code; the whole image is seen, without the code's centre crop."""
 
-        image_size: int = Field(224, ge=64, le=1024, multiple_of=32, description="paper section 4.1 (there 224 cropped from 256)")
-        dimension: int = Field(1024, gt=0, description="features per patch; published code. Narrower teachers keep their own channels")
-        coreset: float = Field(0.1, gt=0, le=1, description="part of all patches that the bank keeps; paper section 4.1")
-        bank_limit: int = Field(20_000, gt=0, description="ours: the most patches that the bank keeps")
-        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
+        image_size: int = Field(
+            default=224, ge=64, le=1024, multiple_of=32, description="paper section 4.1 (there 224 cropped from 256)"
+        )
+        strides: tuple[int, ...] = Field(default=(8, 16), min_length=1, description="published code: layers 2 and 3")
+        dimension: int = Field(
+            default=1024,
+            gt=0,
+            description="features per patch; published code. Narrower teachers keep their own channels",
+        )
+        coreset: float = Field(
+            default=0.1, gt=0, le=1, description="part of all patches that the bank keeps; paper section 4.1"
+        )
+        bank_limit: int = Field(default=20_000, gt=0, description="ours: the most patches that the bank keeps")
+        sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
 
-    strides: ClassVar = (8, 16)
     cheap_to_fit: ClassVar = True
 
     bank: Tensor
     bank_norms: Tensor
-    deep_to_fine: Tensor
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
         self.config = config
-        fine, deep = teacher.grids(config.image_size)
-        self.grid = fine
+        grids = teacher.grids(config.image_size)
+        self.grid = grids[0]
         channels = teacher.info.channels
         wide = all(9 * c >= config.dimension for c in channels)
         # The published code pools each level's 3x3 neighbourhood (9 C values) to 1024, and both levels to 1024. For a
@@ -49,25 +57,32 @@ class PatchCore(Method):
         self.dimension = min(config.dimension, sum(self.level_dimensions))
         self.register_buffer("bank", torch.zeros(1, self.dimension))
         self.register_buffer("bank_norms", torch.zeros(1))
-        self.register_buffer("deep_to_fine", resize_matrix(torch.ones(deep), torch.ones(fine)), persistent=False)
-        self.head = MapHead([fine], config.image_size, config.sigma, align_corners=False)
+        for level, grid in enumerate(grids):
+            to_finest = resize_matrix(torch.ones(grid), torch.ones(self.grid))
+            self.register_buffer(f"to_finest{level}", to_finest, persistent=False)
+        self.pool_levels = nn.ModuleList(
+            AdaptivePooling(9 * c, dimension) for c, dimension in zip(channels, self.level_dimensions, strict=True)
+        )
+        self.pool_patch = AdaptivePooling(sum(self.level_dimensions), self.dimension)
+        self.head = MapHead([self.grid], config.image_size, config.sigma, align_corners=False)
 
     def embed(self, image: Tensor) -> Tensor:
         """Locally aware patch features (section 3.1): B x 3 x S x S -> B*h*w x D."""
         levels = []
-        for features, dimension in zip(self.teacher(image), self.level_dimensions, strict=True):
-            b, c, h, w = features.shape
-            if dimension == c:
+        for level, (features, pool) in enumerate(zip(self.teacher(image), self.pool_levels, strict=True)):
+            if pool.outputs == features.shape[1]:
+                # Nine neighbours of one channel to one value.
                 patches = F.avg_pool2d(features, 3, stride=1, padding=1)
             else:
-                neighbourhood = F.unfold(features, 3, padding=1).reshape(b, 9 * c, h * w).transpose(1, 2)
-                pooled = F.adaptive_avg_pool1d(neighbourhood, dimension)
-                patches = pooled.transpose(1, 2).reshape(b, dimension, h, w)
+                neighbourhood = F.unfold(features, 3, padding=1).transpose(1, 2)
+                patches = pool(neighbourhood).transpose(1, 2).unflatten(2, features.shape[2:])
+            if level > 0:
+                to_finest = self.get_buffer(f"to_finest{level}")
+                patches = to_finest @ patches @ to_finest.T
             levels.append(patches)
-        levels[1] = self.deep_to_fine @ levels[1] @ self.deep_to_fine.T
         vectors = torch.cat(levels, 1).permute(0, 2, 3, 1).flatten(0, 2)
         if vectors.shape[1] != self.dimension:
-            vectors = F.adaptive_avg_pool1d(vectors[:, None], self.dimension)[:, 0]
+            vectors = self.pool_patch(vectors)
         return vectors
 
     def stages(self, images: int) -> Iterator[Stage]:

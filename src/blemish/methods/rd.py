@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
 from blemish.nn.moments import Moments
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
-from blemish.modelfile import TeacherInfo
 from blemish.teachers import FeaturePyramid
 
 RESNETS = {
@@ -53,13 +53,19 @@ class ReverseDistillation(Method):
     class Config(MethodConfig):
         """Section 4.1 and the published code."""
 
-        learning_rate: float = Field(0.005, gt=0, description="Adam; paper section 4.1")
-        batch_size: int = Field(16, gt=0, description="paper section 4.1")
-        epochs: int = Field(200, gt=0, description="paper section 4.1; whole passes over the training images")
-        steps: int | None = Field(None, gt=0, description="optimiser steps instead of epochs")
-        sigma: float = Field(4.0, ge=0, description="Gaussian smoothing of the map, pixels; published code")
+        learning_rate: float = Field(default=0.005, gt=0, description="Adam; paper section 4.1")
+        batch_size: int = Field(default=16, gt=0, description="paper section 4.1")
+        epochs: int = Field(default=200, gt=0, description="paper section 4.1; whole passes over the training images")
+        steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
+        sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; published code")
 
-    strides: ClassVar = (4, 8, 16)
+        @field_validator("strides")
+        @classmethod
+        def _doubling(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+            if any(2 * fine != coarse for fine, coarse in pairwise(strides)):
+                raise ValueError("reverse distillation needs each level to be half the size of the one before")
+            return strides
+
     fast: ClassVar = {"steps": 300}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
@@ -115,7 +121,7 @@ class ReverseDistillation(Method):
             self.get_buffer(f"deviation{i}").copy_(level.deviation.clamp(min=1e-6).view(1, -1, 1, 1))
 
     def losses(self, pyramid: Features) -> dict[str, Tensor]:
-        """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2, in the published code's form)."""
+        """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2 as in the published code)."""
         rebuilt = self.student(self.bottleneck(pyramid))
         scales = zip(pyramid, rebuilt, strict=True)
         return {"distillation": torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()}

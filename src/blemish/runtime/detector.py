@@ -70,7 +70,7 @@ class Detector:
         self.manifest = manifest
 
     @overload
-    def inspect(self, images: ImageSource) -> Inspection: ...
+    def inspect(self, images: ImageSource) -> Inspection: ...  # type: ignore[overload-overlap]  # str is one image
     @overload
     def inspect(self, images: Sequence[ImageSource]) -> list[Inspection]: ...
     def inspect(self, images: ImageSource | Sequence[ImageSource]) -> Inspection | list[Inspection]:

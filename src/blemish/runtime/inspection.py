@@ -85,6 +85,7 @@ def find_regions(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> t
     peaks = np.full(n + 1, -np.inf, np.float32)
     np.maximum.at(peaks, labels[mask], anomaly_map[mask])
     found = [
-        Region(*map(int, box), peak=float(peak)) for box, peak in zip(boxes(labels, n), peaks[1:], strict=True)
+        Region(int(x), int(y), int(width), int(height), int(area), float(peak))
+        for (x, y, width, height, area), peak in zip(boxes(labels, n), peaks[1:], strict=True)
     ]
     return tuple(sorted(found, key=lambda region: -region.peak))

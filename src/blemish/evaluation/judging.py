@@ -256,13 +256,13 @@ def evaluate(detector: Detector, dataset: Dataset, progress: Progress | None = N
 
 
 def true_mask(sample: Sample, shape: tuple[int, int]) -> Mask | None:
-    """The true mask of an anomalous sample, bool H x W; None if it has none or the sample is normal.
+    """The true mask of a sample, bool H x W; None if it has none.
 
     Raises
     ------
     DataError : see `blemish.data.read_mask`.
     """
-    return read_mask(sample.mask, shape) if sample.label == "anomalous" and sample.mask is not None else None
+    return None if sample.mask is None else read_mask(sample.mask, shape)
 
 
 def _training_digests(detector: Detector) -> frozenset[str]:
