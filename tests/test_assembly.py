@@ -14,14 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blemish.assembly import (
-    FEW_IMAGES,
-    FOLDS,
     Admitted,
-    Plan,
     base_contract,
     checked_calibration,
     configure,
-    hold_out_plan,
     model_path,
     score_by_folds,
     train,
@@ -31,6 +27,7 @@ from blemish.data import Label, Sample, open_dataset
 from blemish.errors import DataError, ExportError, TeacherError, TrainingError, UsageError
 from blemish.evaluation import evaluate
 from blemish.export import InspectionNetwork, check_parity, export_graph
+from blemish.holdout import FEW_IMAGES, FOLDS, Plan, plan_hold_out
 from blemish.images import Facts, ImageContract
 from blemish.methods import AnomalyMap, Method, MethodConfig, PassStage, find_method
 from blemish.modelfile import Parity, open_model_file
@@ -68,16 +65,15 @@ class Notes(Silent):
         self.warned.append(text)
 
 
-def listed(labels: Sequence[Label | None]) -> list[Admitted]:
-    """Images as `admit` gives them, one a label; there are no files."""
-    return [
-        Admitted(Sample(Path(f"{i}.png"), label, "train", ""), f"{i}.png", str(i), Facts(80, 72, grey=False))
-        for i, label in enumerate(labels)
-    ]
+def listed(labels: Sequence[Label | None]) -> list[Sample]:
+    """Samples, one a label; there are no files."""
+    return [Sample(Path(f"{i}.png"), label, "train", "") for i, label in enumerate(labels)]
 
 
 def plan_for(n: int, method: type[Method] = COSTLY, rate: float | None = None, hold_out: float | None = None) -> Plan:
-    return hold_out_plan(listed(["normal"] * n), method, 0, rate, hold_out)
+    return plan_hold_out(
+        listed(["normal"] * n), cheap_to_fit=method.cheap_to_fit, seed=0, false_alarm_rate=rate, hold_out=hold_out
+    )
 
 
 # Which images calibrate.
@@ -144,15 +140,35 @@ def test_the_share_asked_for_calibrates_and_one_image_always_trains(share: float
 
 def test_few_images_calibrate_by_folds_where_fitting_is_cheap() -> None:
     every = tuple(range(FEW_IMAGES - 1))
-    assert plan_for(FEW_IMAGES - 1, CHEAP) == Plan("cross", every, every)
-    assert plan_for(FEW_IMAGES - 1, CHEAP, rate=0.0101) == Plan("cross", every, every)
+    assert plan_for(FEW_IMAGES - 1, CHEAP) == Plan("cross", every, every, FOLDS)
+    assert plan_for(FEW_IMAGES - 1, CHEAP, rate=0.0101) == Plan("cross", every, every, FOLDS)
     assert plan_for(FEW_IMAGES, CHEAP).kind == "split"
     assert plan_for(FEW_IMAGES - 1, COSTLY).kind == "split"
 
 
+def test_folds_can_be_asked_for_where_fitting_is_cheap() -> None:
+    samples = listed(["normal"] * 300)
+    every = tuple(range(300))
+    plan = plan_hold_out(samples, cheap_to_fit=True, seed=0, false_alarm_rate=0.004, folds=3)
+    assert plan == Plan("cross", every, every, 3)
+    held = plan.held_in_folds(0)
+    assert sorted(sum(held, start=[])) == list(every)  # noqa: RUF017
+    assert [len(fold) for fold in held] == [100, 100, 100]
+    for wrong in (1, 301):
+        with pytest.raises(UsageError, match="--folds: it lies between 2 and the number of good images, 300"):
+            plan_hold_out(samples, cheap_to_fit=True, seed=0, folds=wrong)
+    with pytest.raises(UsageError, match="would train anew"):
+        plan_hold_out(samples, cheap_to_fit=False, seed=0, folds=3)
+    with pytest.raises(UsageError, match="not both"):
+        plan_hold_out(samples, cheap_to_fit=True, seed=0, folds=3, hold_out=0.2)
+
+
 def test_the_seed_decides_which_calibrate() -> None:
     images = listed(["normal"] * 50)
-    plans = [hold_out_plan(images, COSTLY, seed, None, None) for seed in (0, 0, 1)]
+    plans = [
+        plan_hold_out(images, cheap_to_fit=COSTLY.cheap_to_fit, seed=seed, false_alarm_rate=None, hold_out=None)
+        for seed in (0, 0, 1)
+    ]
     assert plans[0] == plans[1] != plans[2]
 
 
@@ -161,7 +177,9 @@ def test_images_known_to_be_bad_train_but_never_calibrate(method: type[Method]) 
     labels: list[Label | None] = ["normal", "anomalous", None, "normal", "anomalous"] * 6
     bad = {i for i, label in enumerate(labels) if label == "anomalous"}
     for seed in range(5):
-        plan = hold_out_plan(listed(labels), method, seed, None, None)
+        plan = plan_hold_out(
+            listed(labels), cheap_to_fit=method.cheap_to_fit, seed=seed, false_alarm_rate=None, hold_out=None
+        )
         assert bad <= set(plan.train)
         assert not bad & set(plan.calibration)
         assert set(plan.train) | set(plan.calibration) == set(range(30))
@@ -171,7 +189,9 @@ def test_images_known_to_be_bad_train_but_never_calibrate(method: type[Method]) 
 @pytest.mark.parametrize("rate", [None, 0.1])
 def test_without_a_good_image_there_is_nothing_to_calibrate_on(method: type[Method], rate: float | None) -> None:
     with pytest.raises(DataError, match="no image that is not known to be bad is left to calibrate on"):
-        hold_out_plan(listed(["anomalous"] * 10), method, 0, rate, None)
+        plan_hold_out(
+            listed(["anomalous"] * 10), cheap_to_fit=method.cheap_to_fit, seed=0, false_alarm_rate=rate, hold_out=None
+        )
 
 
 class Remembers(Method):
@@ -202,7 +222,7 @@ def test_no_fold_scores_what_it_was_fitted_on(tmp_path: Path, n: int) -> None:
     admitted = [
         Admitted(Sample(path, "normal", "train", "good"), path.name, "", Facts(80, 72, False)) for path in paths
     ]
-    plan = Plan("cross", tuple(range(n)), tuple(range(n - 1)))
+    plan = Plan("cross", tuple(range(n)), tuple(range(n - 1)), min(FOLDS, n - 1))
     fits: list[int] = []
 
     def images(indices: Sequence[int]) -> TrainingImages:
@@ -395,7 +415,7 @@ def test_bad_rows_of_a_table_train_and_do_not_calibrate(tmp_path: Path) -> None:
     assert list(roles.values()).count("train and calibration") == 10
     assert (detector.calibration.kind, detector.calibration.n) == ("cross", 10)
     assert "2 of the training images are known to be bad" in detector.manifest.training.note
-    assert any("all 12 train, and 10 calibrate by 5 cross-conformal folds" in text for text in notes.said)
+    assert any("12 images train; 10 of them calibrate by 5 cross-conformal folds" in text for text in notes.said)
     assert any("the smallest reachable is 1/(10+1) = 9.09%" in text for text in notes.said)
 
 
@@ -423,7 +443,7 @@ def test_evaluation_leaves_out_what_training_saw(trained: Path, parts: Path, tmp
         ({"layout": "mvtek"}, 'there is no layout "mvtek".*Did you mean "mvtec"'),
         ({"preset": "quick"}, "there is no preset 'quick'. Choose auto, fast or paper"),
         ({"device": "tpu"}, "there is no device 'tpu'. Choose auto, cpu or cuda"),
-        ({"settings": {"featurs": 3}}, "--set: method padim has no setting 'featurs'. It has image_size, features"),
+        ({"settings": {"featurs": 3}}, "--set: method padim has no setting 'featurs'. It has .*features"),
         ({"settings": {"features": 0}}, "method padim: features=0: .*greater than 0"),
         ({"settings": {"features": "many"}}, "method padim: features=many: .*valid integer"),
         ({"settings": {"image_size": 100}}, "method padim: image_size=100: .*multiple of 32"),

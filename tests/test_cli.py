@@ -95,10 +95,17 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
 def test_help_shows_an_example_that_is_right(cli: Cli, verb: str) -> None:
     ended = cli(verb, "--help")
     assert (ended.status, ended.err) == (0, "")
-    example = re.search(rf"Example:\s+(blemish {verb}[^\n│]*)", ended.out)
+    example = re.search(rf"Example:\s+`?(blemish {verb}[^\n│`]*)", ended.out)
     assert example
     for option in re.findall(r"--[a-z-]+", example[1]):
         assert ended.out.count(option) > 1, f"{option} stands in the example and not among the options"
+
+
+def test_help_says_the_defaults(cli: Cli) -> None:
+    said = cli("train", "--help").out
+    for default in ("rd", "tf_efficientnet_lite0", "auto", "uint8", "0"):
+        assert f"[default: {default}]" in said
+    assert "[default: BLEMISH_WEIGHTS]" in cli("teachers", "--help").out
 
 
 def test_help_names_every_verb(cli: Cli) -> None:

@@ -27,7 +27,7 @@ from safetensors.torch import load, save
 
 from blemish import __version__
 from blemish.assembly import build, train
-from blemish.export import PARITY_BATCHES, PARITY_LIMIT, InspectionNetwork, export_graph
+from blemish.export import PARITY_BATCHES, PARITY_LIMIT, InspectionNetwork, check_parity, export_graph
 from blemish.images import ImageContract
 from blemish.methods import Method, list_methods
 from blemish.modelfile import open_model_file
@@ -68,7 +68,8 @@ def quiet(stage: str, done: float, note: str = "") -> None:
 
 
 def untrained(method: type[Method], seed: int) -> Method:
-    return build(method, config_for(method), teacher(config_for(method).strides), seed)
+    config = config_for(method)
+    return build(method, config, teacher(config.strides), seed)
 
 
 def files_of(folder: Path, contract: ImageContract | None = None) -> TrainingImages:
@@ -83,7 +84,8 @@ def fit(method: type[Method], images: TrainingImages, seed: int = 0) -> Method:
 
 def train_tiny(method: type[Method], source: Path, out: Path) -> Detector:
     """Of eleven images, eight train and three calibrate."""
-    return train(source, out, method=method.name, settings=settings_for(method), hold_out=0.25, device="cpu")
+    settings = settings_for(method)
+    return train(source, out, method=method.name, preset="paper", settings=settings, hold_out=0.25, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,16 @@ def test_the_graph_agrees_with_torch_at_other_sizes(trained: Trained, shape: tup
     assert np.abs(scores / wanted_scores - 1).max() < PARITY_LIMIT
 
 
+def test_the_fast_preset_gives_a_graph_too(trained: Trained) -> None:
+    config = trained.method.Config.model_validate(trained.method.fast | settings_for(trained.method))
+    if config == config_for(trained.method):
+        return
+    method = build(trained.method, config, teacher(config.strides), seed=0)
+    Trainer("cpu", 0, None, quiet).fit(method, files_of(trained.source))
+    graph = Graph(export_graph(method, PREPARATION, ImageContract()))
+    assert check_parity(graph, method, PREPARATION, [part(100 + i) for i in range(3)]).images == 3
+
+
 def test_the_file_says_how_well_the_graph_agrees(trained: Trained) -> None:
     parity = open_model_file(trained.file).manifest.parity
     assert parity.images == 3
@@ -343,7 +355,7 @@ def test_the_manifest_is_complete(trained: Trained) -> None:
     manifest = file.manifest
     assert manifest.blemish == __version__
     assert (manifest.method, manifest.method_title) == (trained.method.name, trained.method.title)
-    assert trained.method.Config(**manifest.config) == config_for(trained.method)
+    assert trained.method.Config.model_validate(manifest.config) == config_for(trained.method)
     assert manifest.teacher == teacher(config_for(trained.method).strides).info
     assert len(manifest.teacher.sha256) == 64
     assert manifest.teacher.licence

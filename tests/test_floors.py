@@ -25,6 +25,7 @@ FLOORS = (
     ("data",),
     ("pictures",),
     ("modelfile", "decisions"),
+    ("holdout",),
     ("runtime",),
     ("teachers",),
     ("nn",),

@@ -239,7 +239,7 @@ def test_the_loss_is_the_sum_over_scales() -> None:
     expected = 0.0
     for teacher_level, student_level in zip(pyramid, rebuilt, strict=True):
         for t, s in zip(teacher_level.flatten(1), student_level.flatten(1), strict=True):
-            expected += float(1 - t @ s / (t.norm() * s.norm())) / 2
+            expected += (1 - t @ s / (t.norm() * s.norm())) / 2
     losses = student.losses(pyramid)
     assert float(losses["distillation"]) == pytest.approx(expected, rel=1e-5)
     assert losses["distillation"].requires_grad

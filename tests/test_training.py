@@ -434,14 +434,15 @@ def test_observations_made_anew_are_those_that_were_kept(
     images: TrainingImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rd = find_method("rd")
-    method = build(rd, config_for(rd), teacher(config_for(rd).strides), SEED).eval()
+    config = config_for(rd)
+    method = build(rd, config, teacher(config.strides), SEED).eval()
     stage = next(stage for stage in method.stages(IMAGES) if isinstance(stage, GradientStage))
     prepared = TrainingImages(images.paths, images.contract, Preparation(0, 255, 64))
     one = Trainer("cpu", SEED, None, watch)
     kept = trainer.Observed(one, stage, prepared).batch([5, 0, 3])
     monkeypatch.setattr(trainer, "OBSERVED_BYTES_LIMIT", 0)
     anew = trainer.Observed(one, stage, prepared).batch([5, 0, 3])
-    assert len(kept) == len(config_for(rd).strides)
+    assert len(kept) == len(config.strides)
     # Not the same bits: a convolution of 16 images may add in another order than one of 3.
     for a, b in zip(kept, anew, strict=True):
         assert a.shape == b.shape

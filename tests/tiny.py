@@ -65,8 +65,8 @@ def settings_for(method: type[Method]) -> dict[str, Any]:
 
 
 def config_for(method: type[Method]) -> MethodConfig:
-    """The config of `settings_for`."""
-    return method.Config(**settings_for(method))
+    """The paper's config, made tiny."""
+    return method.Config.model_validate(settings_for(method))
 
 
 @cache

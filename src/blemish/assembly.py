@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,9 +27,10 @@ from safetensors.torch import save
 from blemish import __version__
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, Sample, open_dataset
-from blemish.decisions import Calibration, calibrate, images_needed
+from blemish.decisions import Calibration, calibrate
 from blemish.errors import DataError, ImageError, Reason, TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph
+from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, Facts, ImageContract, contract_for, read
 from blemish.methods import Method, MethodConfig, find_method
 from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, TrainingRecord, write
@@ -40,10 +40,6 @@ from blemish.runtime.detector import Graph
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 
-HOLD_OUT = 0.2
-LARGEST_HOLD_OUT = 0.5
-FEW_IMAGES = 100
-FOLDS = 5
 PARITY_IMAGES = 6
 
 Preset = Literal["auto", "fast", "paper"]
@@ -59,15 +55,6 @@ class Admitted:
     facts: Facts
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which admitted images train and which calibrate, by index; in a "cross" plan all do both."""
-
-    kind: Literal["split", "cross"]
-    train: tuple[int, ...]
-    calibration: tuple[int, ...]
-
-
 def train(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -80,6 +67,7 @@ def train(
     false_alarm_rate: float | None = None,
     review_rate: float | None = None,
     hold_out: float | None = None,
+    folds: int | None = None,
     depth: Depth = "uint8",
     value_range: tuple[float, float] | None = None,
     seed: int = 0,
@@ -104,8 +92,9 @@ def train(
         calibration images allow, whichever is larger.
     review_rate : share of good images that may be called NG or REVIEW; None takes 5 % or twice the former.
     hold_out : share of the images that calibrate instead of training; None takes 20 %, or as many as
-        `false_alarm_rate` needs, up to half. Below 100 images a method that is cheap to fit calibrates by
-        cross-conformal folds instead and trains on all.
+        `false_alarm_rate` needs, up to half.
+    folds : calibrate by this many cross-conformal folds instead and train on all images; for methods that are cheap to
+        fit, and what they do below 100 images.
     depth, value_range : the image contract: what the files hold and which range of values maps onto [0, 1].
     seed : of every random draw; the same seed on the same machine gives the same file.
     device : "auto", "cpu" or "cuda".
@@ -132,8 +121,15 @@ def train(
     listener.say(dataset.note)
     admitted, left_out = admit(dataset, base, listener)
     contract = contract_for(base, [image.facts for image in admitted])
-    plan = hold_out_plan(admitted, chosen, seed, false_alarm_rate, hold_out)
-    listener.say(describe_plan(plan))
+    plan = plan_hold_out(
+        [image.sample for image in admitted],
+        cheap_to_fit=chosen.cheap_to_fit,
+        seed=seed,
+        false_alarm_rate=false_alarm_rate,
+        hold_out=hold_out,
+        folds=folds,
+    )
+    listener.say(str(plan))
     # Refuses rates that cannot be, before any work is done.
     calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
 
@@ -297,72 +293,6 @@ def relative_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def hold_out_plan(
-    admitted: Sequence[Admitted],
-    method: type[Method],
-    seed: int,
-    false_alarm_rate: float | None,
-    hold_out: float | None,
-) -> Plan:
-    """Decide which images calibrate.
-
-    Raises
-    ------
-    UsageError
-        If the rate asked for takes more calibration images than may be held out.
-    """
-    n = len(admitted)
-    if hold_out is not None and not 0 < hold_out < 1:
-        raise UsageError(f"it lies between 0 and 1, not at {hold_out:g}", where="--hold-out")
-    needed = 1 if false_alarm_rate is None else images_needed_checked(false_alarm_rate)
-    # Images known to be bad may train (contaminated data), but only normal ones say what normal scores are.
-    normal = [i for i, image in enumerate(admitted) if image.sample.label != "anomalous"]
-    if not normal:
-        raise DataError("no image that is not known to be bad is left to calibrate on")
-    if method.cheap_to_fit and hold_out is None and n < FEW_IMAGES:
-        if needed > len(normal):
-            in_all = needed if needed < FEW_IMAGES else math.ceil(needed / LARGEST_HOLD_OUT)
-            raise too_few(false_alarm_rate, needed, len(normal), in_all)
-        return Plan("cross", tuple(range(n)), tuple(normal))
-    share = HOLD_OUT if hold_out is None else hold_out
-    count = math.ceil(share * len(normal))
-    if hold_out is None:
-        count = max(count, min(needed, math.floor(LARGEST_HOLD_OUT * len(normal))))
-    count = min(count, n - 1)
-    if needed > count:
-        raise too_few(false_alarm_rate, needed, count, math.ceil(needed / (hold_out or LARGEST_HOLD_OUT)))
-    order = np.random.default_rng(seed).permutation(len(normal))
-    held = {normal[i] for i in order[:count]}
-    return Plan("split", tuple(i for i in range(n) if i not in held), tuple(sorted(held)))
-
-
-def images_needed_checked(rate: float) -> int:
-    """`images_needed`, for a rate that a user gave."""
-    if not 0 < rate < 1:
-        raise UsageError(f"it lies between 0 and 1, not at {rate:g}", where="--false-alarm-rate")
-    return images_needed(rate)
-
-
-def too_few(rate: float | None, needed: int, available: int, in_all: int) -> UsageError:
-    """The error for a rate that the images do not reach."""
-    return UsageError(
-        f"a false-alarm rate of {rate:g} takes {needed} calibration images and {available} can be held out; "
-        f"the smallest rate they allow is 1/({available}+1) = {1 / (available + 1):.4f}",
-        where="--false-alarm-rate",
-        todo=f"Ask for that or more, or give at least {in_all} images of good parts",
-    )
-
-
-def describe_plan(plan: Plan) -> str:
-    """One sentence on what trains and what calibrates."""
-    if plan.kind == "cross":
-        return (
-            f"Few images: all {len(plan.train)} train, and {len(plan.calibration)} calibrate by {FOLDS} "
-            "cross-conformal folds."
-        )
-    return f"{len(plan.train)} images train, {len(plan.calibration)} are held out to calibrate."
-
-
 def describe_calibration(calibration: Calibration, *, asked: bool) -> str:
     """One sentence on what the threshold rests on."""
     chosen = "as asked" if asked else "the default: 1 % or the smallest reachable, whichever is larger"
@@ -449,9 +379,9 @@ def score_through_graph(
 def score_by_folds(
     plan: Plan,
     admitted: Sequence[Admitted],
-    untrained: Any,
+    untrained: Callable[[], Method],
     trainer: Trainer,
-    images: Any,
+    images: Callable[[Sequence[int]], TrainingImages],
     contract: ImageContract,
     listener: Listener,
 ) -> tuple[list[float], list[float]]:
@@ -459,21 +389,18 @@ def score_by_folds(
 
     The folds are scored by torch, which the graph of the final fit was proved to agree with.
     """
-    order = np.random.default_rng(trainer.seed).permutation(len(plan.calibration))
-    folds = min(FOLDS, len(order))
     results: dict[int, tuple[float, float]] = {}
-    for fold in range(folds):
-        out = {plan.calibration[i] for i in order[fold::folds]}
-        inside = images([i for i in plan.train if i not in out])
+    for fold, out in enumerate(plan.held_in_folds(trainer.seed), 1):
+        inside = images([i for i in plan.train if i not in set(out)])
         method = untrained()
-        Trainer("cpu", trainer.seed, None, lambda *_: None).fit(method, inside)
+        Trainer(trainer.fabric.device.type, trainer.seed, None, Silent().progress).fit(method, inside)
         network = InspectionNetwork(method, inside.preparation).eval()
-        for i in sorted(out):
+        for i in out:
             pixels: NDArray[Any] = read(admitted[i].sample.path, contract)
             with torch.inference_mode():
                 anomaly_map, score = network(torch.from_numpy(pixels)[None])
             results[i] = (float(score), float(anomaly_map.max()))
-        listener.progress("calibrating", (fold + 1) / folds)
+        listener.progress("calibrating", fold / plan.folds)
     return [s for s, _ in results.values()], [m for _, m in results.values()]
 
 

@@ -11,7 +11,7 @@ app = typer.Typer(
     help="Finds what is wrong with a product from pictures of good ones.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)

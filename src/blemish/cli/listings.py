@@ -41,7 +41,7 @@ def methods(as_json: Json = False) -> None:
 
 
 def teachers(
-    weights: Annotated[Path | None, typer.Option(help="Folder of weights. [default: BLEMISH_WEIGHTS]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of weights. \\[default: BLEMISH_WEIGHTS]")] = None,
     as_json: Json = False,
 ) -> None:
     """List the teachers and whether their weights are on this machine.

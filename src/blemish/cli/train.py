@@ -39,11 +39,12 @@ class Depth(StrEnum):
 def train(
     source: Annotated[Path, typer.Argument(help="Folder or csv file with images of good parts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],
-    method: Annotated[str | None, typer.Option(help="`blemish methods` lists them. [default: rd]")] = None,
+    method: Annotated[str | None, typer.Option(help="`blemish methods` lists them. \\[default: rd]")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="`blemish teachers` lists them; any timm name. [default: tf_efficientnet_lite0]")
+        str | None,
+        typer.Option(help="`blemish teachers` lists them; any timm name. \\[default: tf_efficientnet_lite0]"),
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="`blemish layouts` lists them. [default: auto]")] = None,
+    layout: Annotated[str | None, typer.Option(help="`blemish layouts` lists them. \\[default: auto]")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Whose schedule; auto is fast without a GPU.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -54,24 +55,27 @@ def train(
     ] = None,
     false_alarm_rate: Annotated[
         float | None,
-        typer.Option(help="Share of good parts that may be called NG. [default: 0.01 or the smallest reachable]"),
+        typer.Option(help="Share of good parts that may be called NG. \\[default: 0.01 or the smallest reachable]"),
     ] = None,
     review_rate: Annotated[
         float | None,
-        typer.Option(help="Share of good parts that may be NG or REVIEW. [default: 0.05 or twice the above]"),
+        typer.Option(help="Share of good parts that may be NG or REVIEW. \\[default: 0.05 or twice the above]"),
     ] = None,
     hold_out: Annotated[
-        float | None, typer.Option(help="Share of the images that calibrate instead of training. [default: 0.2]")
+        float | None, typer.Option(help="Share of the images that calibrate instead of training. \\[default: 0.2]")
     ] = None,
-    depth: Annotated[Depth | None, typer.Option(help="What the image files hold. [default: uint8]")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Calibrate by cross-conformal folds and train on all; cheap methods only.")
+    ] = None,
+    depth: Annotated[Depth | None, typer.Option(help="What the image files hold. \\[default: uint8]")] = None,
     range_: Annotated[
         tuple[float, float] | None,
         typer.Option("--range", metavar="LOW HIGH", help="Range of pixel values that maps onto [0, 1]."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. [default: 0]")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to train. [default: auto]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. \\[default: 0]")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to train. \\[default: auto]")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Folder of teachers' weights. [default: BLEMISH_WEIGHTS]")
+        Path | None, typer.Option(help="Folder of teachers' weights. \\[default: BLEMISH_WEIGHTS]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model file's summary as JSON.")] = False,
 ) -> None:
@@ -89,6 +93,7 @@ def train(
         "false_alarm_rate": false_alarm_rate,
         "review_rate": review_rate,
         "hold_out": hold_out,
+        "folds": folds,
         "depth": depth,
         "value_range": range_,
         "seed": seed,

@@ -42,8 +42,13 @@ class PatchDistributions(Method):
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
         self.config = config
-        finest = teacher.grids(config.image_size)[0]
-        self.grid = finest if config.grid_stride is None else min(finest, -(-config.image_size // config.grid_stride))
+        grids = teacher.grids(config.image_size)
+        stride = config.grid_stride or 1
+        self.grid = min(grids[0], -(-config.image_size // stride))
+        for level, grid in enumerate(grids):
+            # ONNX has no adaptive pooling; a matrix for each axis does the same.
+            average = F.adaptive_avg_pool1d(torch.eye(grid), self.grid).T.contiguous() if grid > self.grid else None
+            self.register_buffer(f"average{level}", average, persistent=False)
         total = sum(teacher.info.channels)
         self.features = min(config.features, total)
         # Drawn with torch's global generator, which the trainer seeds before it builds a method.
@@ -58,11 +63,13 @@ class PatchDistributions(Method):
 
         Coarser levels are repeated, as in the paper; finer ones are averaged.
         """
-        grid = (self.grid, self.grid)
-        levels = [
-            F.interpolate(level, grid, mode="nearest" if level.shape[-1] <= self.grid else "area")
-            for level in self.teacher(image)
-        ]
+        levels = []
+        for i, features in enumerate(self.teacher(image)):
+            average = getattr(self, f"average{i}")
+            if average is None:
+                levels.append(F.interpolate(features, (self.grid, self.grid), mode="nearest"))
+            else:
+                levels.append(average @ features @ average.T)
         return torch.cat(levels, 1)[:, self.chosen].flatten(2).permute(2, 1, 0)
 
     def stages(self, images: int) -> Iterator[Stage]:
