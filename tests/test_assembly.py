@@ -249,21 +249,21 @@ def test_scores_that_are_no_numbers_do_not_calibrate() -> None:
 
 
 class Bent:
-    """Stands for a graph: says what torch says, but for `bend` of the scores."""
+    """Stands for a graph: says what torch says, but for `bend` of the scores and a map that is `off`."""
 
-    def __init__(self, network: InspectionNetwork, bend: Callable[[Floats], Floats]) -> None:
-        self.network, self.bend = network, bend
+    def __init__(self, network: InspectionNetwork, bend: Callable[[Floats], Floats], off: float = 0.0) -> None:
+        self.network, self.bend, self.off = network, bend, off
 
     def run(self, images: Any) -> tuple[Floats, Floats]:
         maps, scores = self.network(torch.from_numpy(images))
-        return maps.numpy(), self.bend(scores.numpy())
+        return maps.numpy() * (1 + self.off), self.bend(scores.numpy())
 
 
-def parity_of(bend: Callable[[Floats], Floats]) -> Parity:
+def parity_of(bend: Callable[[Floats], Floats], off: float = 0.0) -> Parity:
     """Of four images in two sizes; the score of each is its brightness."""
     method, preparation = Remembers(), Preparation(0, 255, SIZE)
     images = [(part(i, (72, 80) if i % 2 else (50, 60)) * (0.5 + i / 10)).astype(np.uint8) for i in range(4)]
-    graph = Bent(InspectionNetwork(method, preparation).eval(), bend)
+    graph = Bent(InspectionNetwork(method, preparation).eval(), bend, off)
     return check_parity(cast(Graph, graph), method, preparation, images)
 
 
@@ -286,6 +286,12 @@ def test_a_graph_that_agrees_passes() -> None:
 def test_a_graph_that_disagrees_is_refused(bend: Callable[[Floats], Floats], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         parity_of(bend)
+
+
+@pytest.mark.parametrize("off", [0.002, float("nan")])
+def test_a_graph_whose_map_disagrees_is_refused(off: float) -> None:
+    with pytest.raises(ExportError, match="of the anomaly map's largest value, the limit is"):
+        parity_of(lambda scores: scores, off)
 
 
 def test_a_method_too_large_for_a_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load, save
 
+import blemish
 from blemish import __version__
 from blemish.assembly import build, train
 from blemish.export import PARITY_BATCHES, PARITY_LIMIT, InspectionNetwork, check_parity, export_graph
@@ -249,6 +251,15 @@ def test_the_fast_preset_gives_a_graph_too(trained: Trained) -> None:
     Trainer("cpu", 0, None, quiet).fit(method, files_of(trained.source))
     graph = Graph(export_graph(method, PREPARATION, ImageContract()))
     assert check_parity(graph, method, PREPARATION, [part(100 + i) for i in range(3)]).images == 3
+
+
+def test_the_graph_says_what_it_is(trained: Trained) -> None:
+    model = onnx.load_from_string(open_model_file(trained.file).graph)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["blemish.method"] == trained.method.name
+    assert facts["blemish.teacher"] == "tf_efficientnet_lite0"
+    assert ImageContract.model_validate_json(facts["blemish.images"]) == open_model_file(trained.file).manifest.images
+    assert (model.producer_name, model.producer_version) == ("blemish", blemish.__version__)
 
 
 def test_the_file_says_how_well_the_graph_agrees(trained: Trained) -> None:

@@ -239,9 +239,9 @@ def test_the_loss_is_the_sum_over_scales() -> None:
     expected = 0.0
     for teacher_level, student_level in zip(pyramid, rebuilt, strict=True):
         for t, s in zip(teacher_level.flatten(1), student_level.flatten(1), strict=True):
-            expected += (1 - t @ s / (t.norm() * s.norm())) / 2
+            expected += (1 - t @ s / (t.norm() * s.norm())).item() / 2
     losses = student.losses(pyramid)
-    assert float(losses["distillation"]) == pytest.approx(expected, rel=1e-5)
+    assert losses["distillation"].item() == pytest.approx(expected, rel=1e-5)
     assert losses["distillation"].requires_grad
 
 

@@ -241,6 +241,23 @@ def test_what_is_no_state_is_not_continued(folder: RunFolder, content: bytes) ->
     assert folder.load() is None
 
 
+@pytest.mark.parametrize("place", [0.5, 0.9])
+def test_a_state_with_a_changed_bit_is_not_continued(folder: RunFolder, place: float) -> None:
+    content = bytearray(folder.file.read_bytes())
+    content[int(place * len(content))] ^= 1
+    folder.file.write_bytes(content)
+    assert folder.load() is None
+
+
+def test_a_state_that_cannot_be_saved_is_a_clear_error_and_the_last_one_stays(folder: RunFolder) -> None:
+    folder.file.with_suffix(".partial").mkdir()
+    with pytest.raises(TrainingError, match=r"the state of the run cannot be saved.* goes on from the state"):
+        folder.save(1, 6, {"weight": torch.zeros(1)}, None)
+    saved = folder.load()
+    assert saved is not None
+    assert saved.step == 5
+
+
 def test_a_state_that_was_not_written_to_its_end_is_never_read(folder: RunFolder) -> None:
     whole = folder.file.read_bytes()
     folder.file.rename(folder.file.with_suffix(".partial"))

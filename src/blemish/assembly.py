@@ -41,6 +41,7 @@ from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 
 PARITY_IMAGES = 6
+FEW_CALIBRATION_IMAGES = 20
 
 Preset = Literal["auto", "fast", "paper"]
 
@@ -161,6 +162,11 @@ def train(
         )
     calibration = checked_calibration(scores, maxima, plan.kind, false_alarm_rate, review_rate)
     listener.say(describe_calibration(calibration, asked=false_alarm_rate is not None))
+    if calibration.n < FEW_CALIBRATION_IMAGES:
+        listener.warn(
+            f"{calibration.n} calibration image{'s are' if calibration.n > 1 else ' is'} few: verdicts are guarded by a "
+            f"rate of {calibration.smallest_rate:.0%} only. More images of good parts make them finer."
+        )
 
     manifest = Manifest(
         blemish=__version__,
@@ -297,7 +303,7 @@ def describe_calibration(calibration: Calibration, *, asked: bool) -> str:
     """One sentence on what the threshold rests on."""
     chosen = "as asked" if asked else "the default: 1 % or the smallest reachable, whichever is larger"
     return (
-        f"Calibrated on {calibration.n} images: false-alarm rate {calibration.false_alarm_rate:.2%} ({chosen}); the "
+        f"Calibrated on n = {calibration.n}: false-alarm rate {calibration.false_alarm_rate:.2%} ({chosen}); the "
         f"smallest reachable is 1/({calibration.n}+1) = {calibration.smallest_rate:.2%}. REVIEW up to "
         f"{calibration.review_rate:.2%}."
     )

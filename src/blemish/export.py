@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blemish import __version__
 from blemish.errors import ExportError
 from blemish.images import ImageContract
 from blemish.methods import Method
@@ -82,6 +83,7 @@ def export_graph(method: Method, preparation: Preparation, contract: ImageContra
     model = onnx.load_from_string(traced.getvalue())
     model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(contract.depth))
     _forget_origin(model)
+    _describe(model, method, contract)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -92,7 +94,8 @@ def check_parity(graph: Graph, method: Method, preparation: Preparation, images:
     Raises
     ------
     ExportError
-        If a score differs by more than 1e-3 of its value, or two images change places.
+        If a score differs by more than 1e-3 of its value or a map by more than 1e-3 of its largest, or two images
+        change places.
     """
     network = InspectionNetwork(method, preparation).eval()
     score_difference = map_difference = 0.0
@@ -114,6 +117,12 @@ def check_parity(graph: Graph, method: Method, preparation: Preparation, images:
         apart = np.diff(a[order]) > PARITY_LIMIT * np.abs(a[order][1:])
         if np.any(apart & (np.diff(b[order]) <= 0)):
             raise ExportError("graph and torch rank the same images differently", where=method.name)
+    if not map_difference <= PARITY_LIMIT:
+        raise ExportError(
+            f"graph and torch differ by {map_difference:.2e} of the anomaly map's largest value, the limit is "
+            f"{PARITY_LIMIT:g}",
+            where=method.name,
+        )
     if not score_difference <= PARITY_LIMIT:
         raise ExportError(
             f"graph and torch differ by {score_difference:.2e} of a score, the limit is {PARITY_LIMIT:g}",
@@ -136,6 +145,20 @@ def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[ND
         for start in range(0, len(group), size):
             part = group[start : start + size]
             yield np.stack(part + [group[0]] * (size - len(part)))
+
+
+def _describe(model: onnx.ModelProto, method: Method, contract: ImageContract) -> None:
+    """Say in the graph itself what it is, for whoever runs model.onnx without Blemish."""
+    model.producer_name, model.producer_version = "blemish", __version__
+    facts = {
+        "method": method.name,
+        "teacher": method.teacher.info.name,
+        "input": "image: batch x height x width x 3, RGB, any height and width",
+        "images": contract.model_dump_json(),
+        "outputs": "anomaly_map: batch x height x width; score: batch; both grow with how abnormal the image is",
+    }
+    for key, value in facts.items():
+        model.metadata_props.add(key=f"blemish.{key}", value=value)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

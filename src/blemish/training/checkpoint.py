@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from blemish.errors import TrainingError
 
 
 class RunFolder:
@@ -43,18 +46,26 @@ class RunFolder:
                     tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
                 else:
                     scalars[f"{index}.{key}"] = value
-        self.path.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
         metadata = {
             "fingerprint": self.fingerprint,
             "stage": str(stage),
             "step": str(step),
             "scalars": json.dumps(scalars),
+            "sha256": digest(tensors),
         }
-        save_file(tensors, partial, metadata)
-        with partial.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(self.file)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, metadata)
+            with partial.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"the state of the run cannot be saved: {error}",
+                where=self.path,
+                todo="Make room, and give the same command again: it goes on from the state saved before",
+            ) from error
 
     def load(self) -> SavedState | None:
         """The state saved last, or None if there is none of this run."""
@@ -63,13 +74,23 @@ class RunFolder:
                 metadata = file.metadata() or {}
                 if metadata.get("fingerprint") != self.fingerprint:
                     return None
-                return SavedState(metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return SavedState(metadata, tensors) if metadata.get("sha256") == digest(tensors) else None
         except (FileNotFoundError, SafetensorError):
             return None
 
     def remove(self) -> None:
         """Remove the folder: the run is over."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """The sha256 of named tensors: their names and bytes, in the order of the names."""
+    hashed = hashlib.sha256()
+    for name in sorted(tensors):
+        hashed.update(name.encode())
+        hashed.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 class SavedState:
