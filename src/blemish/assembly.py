@@ -164,8 +164,8 @@ def train(
     listener.say(describe_calibration(calibration, asked=false_alarm_rate is not None))
     if calibration.n < FEW_CALIBRATION_IMAGES:
         listener.warn(
-            f"{calibration.n} calibration image{'s are' if calibration.n > 1 else ' is'} few: verdicts are guarded by a "
-            f"rate of {calibration.smallest_rate:.0%} only. More images of good parts make them finer."
+            f"n = {calibration.n} is few: no false-alarm rate below {calibration.smallest_rate:.0%} can be kept. "
+            "More images of good parts allow a smaller one."
         )
 
     manifest = Manifest(
