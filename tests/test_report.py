@@ -17,7 +17,8 @@ from blemish.data import Dataset, Sample
 from blemish.errors import BlemishError
 from blemish.evaluation import evaluate, write_inspection_report, write_report
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
-from blemish.evaluation.report import LISTED, PER_KIND, SHOWN, SHOWN_OF_VERDICT
+from blemish.evaluation.galleries import PER_KIND, SHOWN, SHOWN_OF_VERDICT
+from blemish.evaluation.report import LISTED
 from blemish.runtime import Inspection
 from parts import Line, detector, manifest_of
 

@@ -100,7 +100,7 @@ def train(
     seed : of every random draw; the same seed on the same machine gives the same file.
     device : "auto", "cpu" or "cuda".
     weights : a folder of teachers' weights; default BLEMISH_WEIGHTS.
-    listener : told what happens; None keeps quiet.
+    listener : told what happens, such as the one that `blemish.console.console()` gives; None keeps quiet.
 
     Returns
     -------
@@ -145,6 +145,11 @@ def train(
         target.with_name(target.name + ".training"),
         fingerprint(chosen, config, pyramid, contract, record),
     )
+    saved = folder.load()
+    if saved:
+        listener.say(f"Going on where this training stopped: stage {saved.stage + 1}, step {saved.step}.")
+    elif folder.file.exists():
+        listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
     Trainer(device, seed, folder, listener.progress).fit(trained, images(plan.train))
 

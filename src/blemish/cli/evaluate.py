@@ -32,13 +32,14 @@ def evaluate(
     from blemish.evaluation import write_report
     from blemish.runtime import load
 
+    if report:
+        make_folder(report.parent)
     with console() as listener:
         detector = load(model)
         dataset = open_dataset(source, layout)
         listener.say(dataset.note)
         result = measure(detector, dataset, lambda done, total: listener.progress("inspecting", done / total))
         if report:
-            make_folder(report.parent)
             write_report(report, result, detector)
             listener.say(f"Wrote {report}.")
     if as_json:

@@ -6,11 +6,10 @@ folders are not to be trusted. One template serves both; a section appears where
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path, PurePath
@@ -20,27 +19,17 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from blemish import __version__
-from blemish.components import Mask
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import BlemishError
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
-from blemish.evaluation.judging import Evaluation, Judged, Share, true_mask
+from blemish.evaluation.galleries import Highest, evaluation_galleries
+from blemish.evaluation.judging import Evaluation, Share
 from blemish.modelfile import Manifest
-from blemish.pictures import ANCHORS, data_uri, outlined, overlay, thumbnail
+from blemish.pictures import ANCHORS
 from blemish.runtime import Detector, Inspection
 
-SHOWN = 12
-"""Images of one section of an evaluation."""
-SHOWN_OF_VERDICT = 24
-"""Inspections shown of one verdict."""
-PER_KIND = 3
-"""Detections shown of one kind of defect, and good parts."""
 LISTED = 500
 """Rows of a table."""
-SIDE = 320
-"""Longer side of a picture, in pixels."""
-
-_GONE = "can no longer be read"
 
 _METRICS = {
     "image_auroc": "I-AUROC",
@@ -56,35 +45,6 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One picture of a card: address of the picture, or none; a note under it."""
-
-    caption: str
-    uri: str | None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One image of a gallery."""
-
-    name: str
-    verdict: Verdict
-    facts: list[tuple[str, str]]
-    panels: list[Panel]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Images that belong together. `more` is the number of those not shown."""
-
-    title: str
-    intro: str
-    cards: list[Card]
-    more: int = 0
-
-
-@dataclass(frozen=True)
 class Tile:
     """A large figure, what it is, and what to know about it. `style` is a class of the style sheet."""
 
@@ -92,16 +52,6 @@ class Tile:
     label: str
     note: str = ""
     style: str = ""
-
-
-@dataclass
-class _Choice:
-    """The judged images that one gallery is to show."""
-
-    title: str
-    intro: str
-    judged: list[Judged] = field(default_factory=list)
-    more: int = 0
 
 
 def write_report(path: str | os.PathLike[str], evaluation: Evaluation, detector: Detector) -> None:
@@ -118,10 +68,6 @@ def write_report(path: str | os.PathLike[str], evaluation: Evaluation, detector:
     ------
     BlemishError : the file cannot be written.
     """
-    limit = evaluation.calibration.threshold(evaluation.calibration.false_alarm_rate)
-    normal, anomalous = evaluation.scored("normal"), evaluation.scored("anomalous")
-    choices = _choose(evaluation, limit)
-    cards = _cards([j for choice in choices for j in choice.judged], evaluation, detector)
     _write(
         path,
         title=f"{evaluation.dataset.name}: evaluation",
@@ -135,15 +81,11 @@ def write_report(path: str | os.PathLike[str], evaluation: Evaluation, detector:
         verdict_rows=_verdict_rows(evaluation),
         histogram=_histogram(
             evaluation.calibration,
-            Group("good, test", "normal", [j.score for j in normal]),
-            Group("bad, test", "anomalous", [j.score for j in anomalous]),
+            Group("good, test", "normal", [j.score for j in evaluation.scored("normal")]),
+            Group("bad, test", "anomalous", [j.score for j in evaluation.scored("anomalous")]),
         ),
         curves=_curves(evaluation),
-        galleries=[
-            Gallery(choice.title, choice.intro, [cards.pop(0) for _ in choice.judged], choice.more)
-            for choice in choices
-            if choice.judged
-        ],
+        galleries=evaluation_galleries(evaluation, detector),
         columns=4,
         rejected=[(evaluation.name(j.sample), j.inspection.reason, j.inspection.detail) for j in evaluation.rejected],
         rows=[],
@@ -168,35 +110,16 @@ def write_inspection_report(
     BlemishError : the file cannot be written.
     """
     seen: list[Inspection] = []
-    # Of each verdict the images with the highest scores, the lowest of them first.
-    kept: dict[Verdict, list[tuple[float, int, int, list[Panel]]]] = {verdict: [] for verdict in Verdict}
-    for i, inspection in enumerate(inspections):
-        best = kept[inspection.verdict]
-        if inspection.score is not None and (len(best) < SHOWN_OF_VERDICT or inspection.score > best[0][0]):
-            push = heapq.heappush if len(best) < SHOWN_OF_VERDICT else heapq.heappushpop
-            push(best, (inspection.score, -i, i, _panels(inspection)))
+    highest = Highest()
+    for place, inspection in enumerate(inspections):
+        highest.add(place, inspection)
         seen.append(replace(inspection, anomaly_map=None, mask=None, image=None))
 
     folder, names = _names(seen)
     count = Counter(inspection.verdict for inspection in seen)
-    ranked = sorted(
-        (i for i, inspection in enumerate(seen) if inspection.score is not None), key=lambda i: -_score(seen[i])
-    )
+    scores = {place: one.score for place, one in enumerate(seen) if one.score is not None}
+    ranked = sorted(scores, key=lambda place: -scores[place])
     calibration = detector.calibration
-    galleries = [
-        Gallery(
-            title,
-            intro,
-            [_card(names[i], seen[i], panels, calibration) for *_, i, panels in sorted(kept[verdict], reverse=True)],
-            count[verdict] - len(kept[verdict]),
-        )
-        for verdict, title, intro in (
-            (Verdict.NG, "NG", "Least like the good parts first."),
-            (Verdict.REVIEW, "For review", "Near the limit; a person should look at these."),
-            (Verdict.OK, "OK, nearest to the limit", "The good ones that look least good."),
-        )
-        if kept[verdict]
-    ]
     _write(
         path,
         title=f"Inspection of {_counted(len(seen), 'image')}",
@@ -208,128 +131,15 @@ def write_inspection_report(
         metrics=[],
         notes=[],
         verdict_rows=[],
-        histogram=_histogram(calibration, Group("inspected", "inspected", [_score(seen[i]) for i in ranked])),
+        histogram=_histogram(calibration, Group("inspected", "inspected", [scores[place] for place in ranked])),
         curves=[],
-        galleries=galleries,
+        galleries=highest.galleries(names, seen, calibration),
         columns=3,
-        rejected=[
-            (name, one.reason, one.detail)
-            for name, one in zip(names, seen, strict=True)
-            if one.verdict is Verdict.REJECTED
-        ],
-        rows=[(names[i], seen[i]) for i in ranked],
+        rejected=[(names[i], one.reason, one.detail) for i, one in enumerate(seen) if one.verdict is Verdict.REJECTED],
+        rows=[(names[place], seen[place]) for place in ranked],
         calibration=calibration,
         manifest=detector.manifest,
     )
-
-
-def _choose(evaluation: Evaluation, limit: float) -> list[_Choice]:
-    """What to show of an evaluation: each image at most once, the most telling section first."""
-    left = [*evaluation.scored("anomalous"), *evaluation.scored("normal")]
-
-    def nearness(judged: Judged) -> float:
-        return abs(judged.score - limit)
-
-    def take(title: str, intro: str, found: list[Judged]) -> _Choice:
-        shown = found[:SHOWN]
-        # Those beyond the cap belong to this section too, and to no later one.
-        taken = {j.sample for j in found}
-        left[:] = [j for j in left if j.sample not in taken]
-        return _Choice(title, intro, shown, len(found) - len(shown))
-
-    def ranked(label: str, *verdicts: Verdict, highest_first: bool) -> list[Judged]:
-        found = [j for j in left if j.sample.label == label and j.inspection.verdict in verdicts]
-        return sorted(found, key=lambda j: -j.score if highest_first else j.score)
-
-    choices = [
-        take(
-            "Missed defects",
-            "Bad parts judged OK, the calmest first.",
-            ranked("anomalous", Verdict.OK, highest_first=False),
-        ),
-        take(
-            "False alarms",
-            "Good parts judged NG, the highest score first. Look at them well: some good parts are not.",
-            ranked("normal", Verdict.NG, highest_first=True),
-        ),
-        take(
-            "Right verdict, wrong place",
-            "Bad parts judged NG although not one marked pixel lies on the defect.",
-            [j for j in ranked("anomalous", Verdict.NG, highest_first=False) if j.overlap == 0],
-        ),
-        take(
-            "For review",
-            "Bad and good parts sent to a person, those nearest to the NG limit first.",
-            sorted((j for j in left if j.inspection.verdict is Verdict.REVIEW), key=nearness),
-        ),
-    ]
-    nearest = sorted(left, key=nearness)[: SHOWN // 2]
-    choices.append(take("Closest calls", "Judged rightly, with scores nearest to the NG limit.", nearest))
-    typical = []
-    for kind in sorted({j.sample.kind for j in left if j.sample.label == "anomalous"}):
-        typical += _middle([j for j in left if j.sample.label == "anomalous" and j.sample.kind == kind])
-    choices.append(take("Typical detections", "Of each kind of defect those with a middling score.", typical))
-    good = _middle([j for j in left if j.sample.label == "normal"])
-    choices.append(take("Typical good parts", "What calm looks like, on the same colour scale.", good))
-    return choices
-
-
-def _middle(judged: Sequence[Judged]) -> list[Judged]:
-    """The ones in the middle by score."""
-    ascending = sorted(judged, key=lambda j: j.score)
-    begin = max(0, (len(ascending) - PER_KIND) // 2)
-    return ascending[begin : begin + PER_KIND]
-
-
-def _cards(judged: Sequence[Judged], evaluation: Evaluation, detector: Detector) -> list[Card]:
-    cards = []
-    stream = detector.stream(j.sample.path for j in judged)
-    for j, inspection in zip(judged, stream, strict=True):
-        truth = None if inspection.image is None else true_mask(j.sample, inspection.image.shape[:2])
-        panels = [*_panels(inspection), _truth_panel(j, inspection, truth)]
-        card = _card(evaluation.name(j.sample), j.inspection, panels, evaluation.calibration)
-        truth_fact = ("truth", "good" if j.sample.label == "normal" else j.sample.kind or "bad")
-        overlap = [] if j.overlap is None else [("overlap with truth", f"{j.overlap:.2f}")]
-        cards.append(replace(card, facts=[truth_fact, *card.facts, *overlap]))
-    return cards
-
-
-def _card(name: str, inspection: Inspection, panels: list[Panel], calibration: Calibration) -> Card:
-    limit = calibration.threshold(calibration.false_alarm_rate)
-    facts = [
-        ("score", f"{_score(inspection):.4g} (NG above {limit:.4g})"),
-        ("p-value", f"{inspection.p_value:.4f}"),
-    ]
-    if inspection.regions:
-        area = sum(region.area for region in inspection.regions)
-        facts.append(("marked", f"{_counted(len(inspection.regions), 'region')}, {area} pixels"))
-    return Card(name, inspection.verdict, facts, panels)
-
-
-def _panels(inspection: Inspection) -> list[Panel]:
-    """The image, its heat map, and what is marked; drawn at the size they are shown, so that lines stay lines."""
-    if inspection.image is None or inspection.anomaly_map is None or inspection.mask is None:
-        return [Panel(caption, None, _GONE) for caption in ("Image", "Heat map", "Marked")]
-    image, anomaly_map, mask = (
-        thumbnail(array, SIDE) for array in (inspection.image, inspection.anomaly_map, inspection.mask)
-    )
-    heat = overlay(image, anomaly_map, inspection.threshold or 0.0)
-    return [
-        Panel("Image", data_uri(image)),
-        Panel("Heat map", data_uri(heat)),
-        Panel("Marked", data_uri(outlined(image, mask=mask)), "" if mask.any() else "nothing marked"),
-    ]
-
-
-def _truth_panel(judged: Judged, inspection: Inspection, truth: Mask | None) -> Panel:
-    if inspection.image is None:
-        return Panel("Ground truth", None, _GONE)
-    if judged.sample.label == "normal":
-        return Panel("Ground truth", None, "good part, nothing to find")
-    if truth is None:
-        return Panel("Ground truth", None, "no mask of this image")
-    picture = outlined(thumbnail(inspection.image, SIDE), truth=thumbnail(truth, SIDE))
-    return Panel("Ground truth", data_uri(picture), "" if truth.any() else "the mask is empty")
 
 
 def _headline(evaluation: Evaluation) -> str:
@@ -342,16 +152,16 @@ def _headline(evaluation: Evaluation) -> str:
         sentences.append(f"{_counted(bad, 'bad part')}, {caught}")
     if good:
         alarms = verdicts["normal"]["NG"]
-        sentences.append(
-            f"{_counted(good, 'good part')}, {_counted(alarms, 'false alarm') if alarms else 'no false alarm'}"
-        )
+        raised = _counted(alarms, "false alarm") if alarms else "no false alarm"
+        sentences.append(f"{_counted(good, 'good part')}, {raised}")
     return ". ".join(sentences) + "." if sentences else "No image could be judged."
 
 
 def _evaluation_tiles(evaluation: Evaluation) -> list[Tile]:
     verdicts = evaluation.verdicts()
     bad, good = len(evaluation.scored("anomalous")), len(evaluation.scored("normal"))
-    asked = f"calibrated for at most {_percent(evaluation.calibration.false_alarm_rate)}"
+    bound = "at most" if evaluation.calibration.kind == "split" else "about"
+    asked = f"calibrated for {bound} {_percent(evaluation.calibration.false_alarm_rate)}"
     tiles = []
     if bad:
         missed = Share(verdicts["anomalous"]["OK"], bad)
@@ -480,12 +290,6 @@ def _names(inspections: Sequence[Inspection]) -> tuple[str, list[str]]:
         for i, path in enumerate(paths, start=1)
     ]
     return folder, names
-
-
-def _score(inspection: Inspection) -> float:
-    if inspection.score is None:
-        raise ValueError("a rejected image has no score")
-    return inspection.score
 
 
 def _range(share: Share) -> str:
