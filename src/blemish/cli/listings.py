@@ -82,7 +82,12 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0])
+    name, *others = rows[0]
+    table = Table()
+    # The name is what a person types next: it is never cut.
+    table.add_column(name, no_wrap=True, min_width=max(len(row[name]) for row in rows))
+    for other in others:
+        table.add_column(other, overflow="fold")
     for row in rows:
         table.add_row(*("yes" if value is True else "no" if value is False else str(value) for value in row.values()))
     Console(highlight=False).print(table)
