@@ -40,6 +40,7 @@ class PatchCore(Method):
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
 
     cheap_to_fit: ClassVar = True
+    fast: ClassVar = {"bank_limit": 2000}
 
     bank: Tensor
     bank_norms: Tensor
