@@ -516,7 +516,7 @@ def test_interrupted_and_killed_it_ends_with_the_same_file(tmp_path: Path) -> No
     third = run()
     _, said = third.communicate(timeout=300)
     assert third.returncode == 0, said
-    assert "Warning" not in said
+    assert said.count("Warning") == said.count("n = 2 is few") == 1
     assert "Going on where this training stopped: stage 2, step " in said
     assert open_model_file(out).weights() == open_model_file(undisturbed).weights()
     assert out.read_bytes() == undisturbed.read_bytes()
