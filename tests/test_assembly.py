@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from blemish.admission import Admitted
 from blemish.assembly import (
-    Admitted,
     base_contract,
     checked_calibration,
     configure,

@@ -34,6 +34,7 @@ FLOORS = (
     ("export",),
     ("evaluation",),
     ("console",),
+    ("admission",),
     ("assembly",),
     ("cli",),
     ("__main__",),

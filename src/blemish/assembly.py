@@ -10,10 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +22,14 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from blemish import __version__
+from blemish.admission import Admitted, admit
 from blemish.console import Listener, Silent
-from blemish.data import Dataset, Sample, open_dataset
+from blemish.data import Dataset, open_dataset
 from blemish.decisions import Calibration, calibrate
-from blemish.errors import DataError, ImageError, Reason, TrainingError, UsageError
+from blemish.errors import TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph
 from blemish.holdout import Plan, plan_hold_out
-from blemish.images import Depth, Facts, ImageContract, contract_for, read
+from blemish.images import Depth, ImageContract, contract_for, read
 from blemish.methods import Method, MethodConfig, find_method
 from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, TrainingRecord, write
 from blemish.nn.preparation import Preparation
@@ -44,16 +42,6 @@ PARITY_IMAGES = 6
 FEW_CALIBRATION_IMAGES = 20
 
 Preset = Literal["auto", "fast", "paper"]
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """A training image that can be read."""
-
-    sample: Sample
-    name: str
-    sha256: str
-    facts: Facts
 
 
 def train(
@@ -250,58 +238,6 @@ def base_contract(depth: Depth, value_range: tuple[float, float] | None) -> Imag
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UsageError(message, where="--depth/--range") from error
-
-
-def admit(dataset: Dataset, contract: ImageContract, listener: Listener) -> tuple[list[Admitted], list[LeftOutImage]]:
-    """Read every training image once: what can be used, and what is left out and why.
-
-    Raises
-    ------
-    DataError
-        If nothing is left to train on.
-    """
-
-    def look(sample: Sample) -> Admitted | LeftOutImage:
-        name = relative_name(sample.path, dataset.root)
-        try:
-            facts = Facts.of(read(sample.path, contract))
-            return Admitted(sample, name, hashlib.sha256(sample.path.read_bytes()).hexdigest(), facts)
-        except ImageError as error:
-            return LeftOutImage(path=name, reason=error.reason.value, detail=error.what)
-
-    samples = dataset.train
-    admitted: list[Admitted] = []
-    left_out: list[LeftOutImage] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for done, result in enumerate(pool.map(look, samples), 1):
-            if isinstance(result, Admitted):
-                admitted.append(result)
-            else:
-                left_out.append(result)
-            listener.progress("reading images", done / len(samples))
-    for image in left_out:
-        listener.warn(f"{image.path} is left out ({image.reason}): {image.detail}.")
-    if len(admitted) < 2:
-        todo = None
-        if any(image.reason == Reason.WRONG_DEPTH for image in left_out):
-            todo = "Say what the files hold: --depth uint16, or --depth float32 --range LOW HIGH"
-        raise DataError(nothing_left(samples, left_out, len(admitted)), where=dataset.root, todo=todo)
-    return admitted, left_out
-
-
-def nothing_left(samples: Sequence[Sample], left_out: Sequence[LeftOutImage], admitted: int) -> str:
-    """Why there is nothing to train on."""
-    found = f"training needs at least two images that can be read; of {len(samples)} training images {admitted} can"
-    if not left_out:
-        return found
-    reason, count = Counter(image.reason for image in left_out).most_common(1)[0]
-    example = next(image for image in left_out if image.reason == reason)
-    return f"{found}; {count} left out as {reason}, such as {example.path}: {example.detail}"
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """The path as the model file names it: below the source, never of the machine."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def describe_calibration(calibration: Calibration, *, asked: bool) -> str:
