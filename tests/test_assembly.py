@@ -437,6 +437,9 @@ def test_evaluation_leaves_out_what_training_saw(trained: Path, parts: Path, tmp
     result = evaluate(load_detector(trained), open_dataset(tmp_path))
     assert sorted(sample.path.name for sample in result.seen_in_training) == [f"renamed_{i:03}.png" for i in range(12)]
     assert (len(result.scored("normal")), len(result.scored("anomalous"))) == (3, 3)
+    everything = evaluate(load_detector(trained), open_dataset(tmp_path), include_seen=True)
+    assert everything.seen_in_training == ()
+    assert len(everything.scored("normal")) == 15
 
 
 # What is asked for.

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from blemish.data import Dataset, layouts, list_images, open_dataset, read_mask
+from blemish.data import Dataset, combine, layouts, list_images, open_categories, open_dataset, read_mask
 from blemish.errors import DataError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -461,3 +461,36 @@ def test_real_masks() -> None:
 def test_real_folder_of_categories() -> None:
     with pytest.raises(DataError, match="bottle, grid"):
         real("mvtec")
+
+
+def test_categories_are_opened_one_by_one_and_put_together(tmp_path: Path) -> None:
+    for category in ("bolt", "nut"):
+        for folder in ("train/good", "test/good", "test/bent"):
+            put(tmp_path / "products" / category / folder / f"{category}.png")
+
+    datasets = open_categories(tmp_path / "products")
+    together = combine(datasets)
+
+    assert list(datasets) == ["bolt", "nut"]
+    assert {sample.category for sample in datasets["nut"].samples} == {"nut"}
+    assert [sample.category for sample in together.samples] == ["bolt"] * 3 + ["nut"] * 3
+    assert len(together.train) == 2
+    assert all(sample.path.is_relative_to(together.root) for sample in together.samples)
+    assert list(open_categories(tmp_path / "products" / "nut")) == ["nut"]
+    with pytest.raises(DataError, match="no datasets"):
+        combine({})
+
+
+def test_a_folder_of_masks_marks_what_any_of_them_marks(tmp_path: Path) -> None:
+    for number, x in enumerate((1, 3)):
+        mask = np.zeros((4, 6), np.uint8)
+        mask[2, x] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+
+    marked = read_mask(tmp_path / "masks", (4, 6))
+
+    assert np.argwhere(marked).tolist() == [[2, 1], [2, 3]]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no mask in this folder"):
+        read_mask(tmp_path / "empty", (4, 6))

@@ -45,7 +45,7 @@ Preset = Literal["auto", "fast", "paper"]
 
 
 def train(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Dataset,
     out: str | os.PathLike[str],
     *,
     method: str = "rd",
@@ -71,7 +71,7 @@ def train(
 
     Parameters
     ----------
-    source : a folder or csv file; `layout` says how it is laid out (`blemish layouts`).
+    source : a folder or csv file, of which `layout` says how it is laid out (`blemish layouts`); or a dataset.
     out : the model file; `.blemish` is added where it is missing.
     method, teacher : names (`blemish methods`, `blemish teachers`).
     preset : "paper" takes the paper's schedule, "fast" a short one for a machine without a GPU, "auto" the one for
@@ -106,7 +106,7 @@ def train(
     config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
     base = base_contract(depth, value_range)
 
-    dataset = open_dataset(source, layout)
+    dataset = source if isinstance(source, Dataset) else open_dataset(source, layout)
     listener.say(dataset.note)
     admitted, left_out = admit(dataset, base, listener)
     contract = contract_for(base, [image.facts for image in admitted])

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from blemish.data.files import list_images
-from blemish.data.layout import layouts, open_dataset
+from blemish.data.layout import combine, layouts, open_categories, open_dataset
 from blemish.data.masks import read_mask
 from blemish.data.samples import Dataset, Label, Sample, Split
 
-__all__ = ["Dataset", "Label", "Sample", "Split", "layouts", "list_images", "open_dataset", "read_mask"]
+__all__ = [
+    "Dataset",
+    "Label",
+    "Sample",
+    "Split",
+    "combine",
+    "layouts",
+    "list_images",
+    "open_categories",
+    "open_dataset",
+    "read_mask",
+]

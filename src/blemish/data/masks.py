@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import images
+from blemish.data.files import list_images
 from blemish.errors import DataError, ImageError, Reason
 
 DEPTHS = (images.ImageContract(depth="uint8"), images.ImageContract(depth="uint16"))
@@ -19,6 +20,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
     Parameters
     ----------
+    path : the image, or a folder of images that each mark some of the pixels.
     shape : height and width of the image that the mask belongs to.
 
     Returns
@@ -30,6 +32,12 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     DataError : the mask cannot be read, has another size than its image, or holds small numbers only, such as 0 and 1:
         taken at its word it would be empty, and its defect would count as good.
     """
+    if path.is_dir():
+        parts = [read_mask(part, shape) for part in list_images(path).images]
+        if not parts:
+            raise DataError("there is no mask in this folder", where=path, todo="Put the image's masks there.")
+        together: NDArray[np.bool_] = np.logical_or.reduce(parts)
+        return together
     pixels, high = _read(path)
     if pixels.shape[:2] != shape:
         height, width = pixels.shape[:2]

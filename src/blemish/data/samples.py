@@ -24,8 +24,10 @@ class Sample:
     label : None where nobody said what the image shows.
     split : what the image may be used for. Nothing is ever fitted or calibrated on "test".
     kind : "good", or the defect's name, or "" where it is not known.
-    mask : image of the defect's pixels. None where it is not known, and for a normal sample, whose mask is empty by
-        definition. The mask of an anomalous sample may be empty: some defects have no place.
+    mask : image of the defect's pixels, or a folder of such images, which add up. None where it is not known, and for a
+        normal sample, whose mask is empty by definition. The mask of an anomalous sample may be empty: some defects
+        have no place.
+    category : the product, where several are mixed; "" where there is one.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Sample:
     split: Split
     kind: str
     mask: Path | None = None
+    category: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 What keeps the figures honest:
 
 * Images are inspected by `Detector.stream`, as everywhere else; there is no second prediction path.
-* An image whose content the detector was trained or calibrated on is left out: its score would flatter.
+* An image whose content the detector was trained or calibrated on is left out, for its score would flatter; unless
+  the protocol is about just that.
 * A rejected image counts among the verdicts and never among the metrics; it has no score.
 * Pixel metrics are taken at each image's own resolution against its mask as it is. Papers shrink both to 256 x 256,
   which changes AUPRO and P-AP by up to a few points; compare such figures with care.
@@ -195,12 +196,15 @@ class Evaluation:
         return (sample.path.relative_to(root) if sample.path.is_relative_to(root) else sample.path).as_posix()
 
 
-def evaluate(detector: Detector, dataset: Dataset, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    detector: Detector, dataset: Dataset, progress: Progress | None = None, *, include_seen: bool = False
+) -> Evaluation:
     """Inspect the labelled test images of a dataset and measure how well that went.
 
     Parameters
     ----------
     progress : called after each image with the number done and the number in all.
+    include_seen : judge also images that training saw, as a protocol with overlap asks for. Their scores flatter.
 
     Raises
     ------
@@ -217,7 +221,7 @@ def evaluate(detector: Detector, dataset: Dataset, progress: Progress | None = N
             todo="Evaluation needs images known to be good or bad, as test/good and test/DEFECT folders or in a csv "
             "with split and label",
         )
-    digests = _training_digests(detector)
+    digests = frozenset[str]() if include_seen else _training_digests(detector)
     seen = tuple(sample for sample in labelled if _sha256(sample.path) in digests)
     left_out = set(seen)
     samples = [sample for sample in labelled if sample not in left_out]

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from blemish.data.files import IMAGE_SUFFIXES, is_image_name
 from blemish.data.layout import csv_file, folder, magnetic_tile, mvtec
+from blemish.data.layout.base import Layout
 from blemish.data.samples import Dataset
 from blemish.errors import DataError, UsageError
 
-
-class Layout(Protocol):
-    """What each module of this package offers."""
-
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """Name for `--layout`."""
-
-    @property
-    def TITLE(self) -> str:  # noqa: N802
-        """One line on what it looks like."""
-
-    def recognise(self, root: Path) -> bool:
-        """Whether `root` looks like this layout. Looks at names (and a csv's first line), opens no image."""
-
-    def read(self, root: Path) -> Dataset:
-        """Read it. Raises DataError if `root` is not of this layout."""
-
-
 # In the order in which they are tried: `folder` takes what no other layout claims.
-LAYOUTS: dict[str, Layout] = {layout.NAME: layout for layout in (csv_file, mvtec, magnetic_tile, folder)}
+LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in (csv_file, mvtec, magnetic_tile, folder)}
 
 
 def layouts() -> dict[str, str]:
     """Name of each layout -> one line on what it looks like."""
-    return {name: layout.TITLE for name, layout in LAYOUTS.items()}
+    return {name: layout.title for name, layout in LAYOUTS.items()}
 
 
 def open_dataset(source: str | os.PathLike[str], layout: str = "auto") -> Dataset:
@@ -53,17 +36,57 @@ def open_dataset(source: str | os.PathLike[str], layout: str = "auto") -> Datase
     UsageError : there is no such layout.
     DataError : the source does not exist, is not of the layout, or has no images.
     """
+    root = Path(source)
+    return _read(_find(root, layout), root)
+
+
+def open_categories(source: str | os.PathLike[str], layout: str = "auto") -> dict[str, Dataset]:
+    """List the images of every category of a dataset, by name; one that has no categories goes by its own name.
+
+    Each sample knows its category. Parameters and errors as `open_dataset`.
+    """
+    root = Path(source)
+    chosen = _find(root, layout)
+    found = dict(chosen.categories(root)) or {root.resolve().stem: root}
+    return {name: _in_category(name, _read(chosen, path)) for name, path in found.items()}
+
+
+def combine(datasets: Mapping[str, Dataset], name: str = "all") -> Dataset:
+    """All samples of several datasets as one, each knowing its category.
+
+    Raises
+    ------
+    DataError : there is none.
+    """
+    if not datasets:
+        raise DataError("there are no datasets to put together")
+    together = {name: _in_category(name, dataset) for name, dataset in datasets.items()}
+    samples = tuple(
+        replace(sample, path=sample.path.absolute()) for dataset in together.values() for sample in dataset.samples
+    )
+    root = Path(os.path.commonpath([dataset.root.absolute() for dataset in together.values()]))
+    layouts_of = {dataset.layout for dataset in together.values()}
+    note = f"{len(together)} datasets together: {', '.join(together)}; {len(samples)} images."
+    return Dataset(name, root, ", ".join(sorted(layouts_of)), samples, note)
+
+
+def _in_category(category: str, dataset: Dataset) -> Dataset:
+    samples = tuple(replace(sample, category=category) for sample in dataset.samples)
+    return replace(dataset, name=category, samples=samples)
+
+
+def _find(root: Path, layout: str) -> Layout:
+    """The layout called so, or the first that recognises `root`."""
     if layout != "auto" and layout not in LAYOUTS:
         close = difflib.get_close_matches(layout.lower(), LAYOUTS, n=1)
         meant = f' Did you mean "{close[0]}"?' if close else ""
         raise UsageError(f'there is no layout "{layout}"', todo=f"Known are auto, {', '.join(LAYOUTS)}.{meant}")
-    root = Path(source)
     if not root.exists():
         raise DataError("this folder does not exist", where=root, todo="Check the path.")
     if not root.is_dir() and not (layout in ("auto", csv_file.NAME) and csv_file.recognise(root)):
         if layout != "auto":
             raise DataError(
-                f"this is a file, not of the layout {layout}", where=root, todo=f"Expected {LAYOUTS[layout].TITLE}."
+                f"this is a file, not of the layout {layout}", where=root, todo=f"Expected {LAYOUTS[layout].title}."
             )
         what = (
             "this is a single image, not a dataset"
@@ -72,7 +95,10 @@ def open_dataset(source: str | os.PathLike[str], layout: str = "auto") -> Datase
         )
         raise DataError(what, where=root, todo=f"Point at a folder of images, for example {root.absolute().parent}.")
 
-    chosen = LAYOUTS[layout] if layout != "auto" else next(known for known in LAYOUTS.values() if known.recognise(root))
+    return LAYOUTS[layout] if layout != "auto" else next(known for known in LAYOUTS.values() if known.recognise(root))
+
+
+def _read(chosen: Layout, root: Path) -> Dataset:
     dataset = chosen.read(root)
     if not dataset.samples:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))

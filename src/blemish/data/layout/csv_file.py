@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish.data.files import GOOD_NAMES, entries
+from blemish.data.layout.base import Layout
 from blemish.data.samples import GOOD, Dataset, Label, Sample, Split, assemble
 from blemish.data.splits import train_share
 from blemish.errors import DataError
@@ -215,3 +216,6 @@ def _existing(text: str, table: Path, where: str) -> Path:
             f'"{text}" {problem}', where=where, todo=f"Paths are absolute or relative to {table.parent.resolve()}."
         )
     return path
+
+
+LAYOUT = Layout(NAME, TITLE, recognise, read)

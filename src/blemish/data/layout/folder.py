@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.files import GOOD_NAMES, MASK_NAMES, Masks, list_images, loose_images, named, subfolders
+from blemish.data.layout.base import Layout
 from blemish.data.samples import GOOD, Dataset, Sample, assemble
 from blemish.data.splits import train_share
 from blemish.errors import DataError
@@ -97,3 +98,6 @@ def _read_good_only(root: Path) -> Dataset:
         why = f"no folder good/, so all images are taken as good, also those in {shown}"
     samples = [Sample(path, "normal", "train", GOOD) for path in listing.images]
     return assemble(root, NAME, samples, why, listing.passed_over)
+
+
+LAYOUT = Layout(NAME, TITLE, recognise, read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.files import list_images, subfolders
+from blemish.data.layout.base import Layout
 from blemish.data.samples import GOOD, Dataset, Sample, assemble
 from blemish.data.splits import train_share
 from blemish.errors import DataError
@@ -51,3 +52,6 @@ def read(root: Path) -> Dataset:
             kind = folder.name.removeprefix(PREFIX).lower()
             samples += [Sample(path, "anomalous", "test", kind, masks.get(path.with_suffix(""))) for path in images]
     return assemble(root, NAME, samples, "80 % of MT_Free train, chosen by the hash of their names", passed_over)
+
+
+LAYOUT = Layout(NAME, TITLE, recognise, read)

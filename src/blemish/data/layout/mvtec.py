@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.files import GOOD_NAMES, MASK_NAMES, Masks, list_images, loose_images, named, subfolders
+from blemish.data.layout.base import Layout, refuse_categories
 from blemish.data.samples import GOOD, Dataset, Sample, Split, assemble
 from blemish.errors import DataError
 
@@ -16,7 +17,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 def recognise(root: Path) -> bool:
     """Whether `root` is one category, or a folder of categories (which `read` refuses with advice)."""
-    return root.is_dir() and (_is_category(root) or bool(_categories(root)))
+    return root.is_dir() and (_is_category(root) or bool(categories(root)))
 
 
 def read(root: Path) -> Dataset:
@@ -30,13 +31,7 @@ def read(root: Path) -> Dataset:
     DataError : not this layout; a folder of several categories; images directly in train/ or test/.
     """
     if not _is_category(root):
-        categories = _categories(root)
-        if categories:
-            raise DataError(
-                f"this folder holds {len(categories)} categories, each a dataset of its own: {', '.join(categories)}",
-                where=root,
-                todo=f"Point at one of them, for example {root / categories[0]}.",
-            )
+        refuse_categories(root, categories(root))
         raise DataError("this is not the layout mvtec", where=root, todo=f"Expected {TITLE}.")
 
     masks = Masks(named(subfolders(root), MASK_NAMES))
@@ -69,5 +64,9 @@ def _is_category(root: Path) -> bool:
     return trains or any(subfolders(test) for test in named(folders, frozenset({"test"})))
 
 
-def _categories(root: Path) -> list[str]:
-    return [folder.name for folder in subfolders(root) if _is_category(folder)]
+def categories(root: Path) -> dict[str, Path]:
+    """Each category below `root` by name; empty if `root` is one itself."""
+    return {} if _is_category(root) else {folder.name: folder for folder in subfolders(root) if _is_category(folder)}
+
+
+LAYOUT = Layout(NAME, TITLE, recognise, read, categories)
