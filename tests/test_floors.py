@@ -36,11 +36,12 @@ FLOORS = (
     ("console",),
     ("admission",),
     ("assembly",),
+    ("benchmark",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly"}
+WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 
