@@ -57,7 +57,7 @@ def read(root: Path) -> Dataset:
             else:
                 left_out += 1
         passed_over += listing.passed_over + len(listing.images) - 2 * len(pictures)
-    why = f"split by its folders train and test; {left_out} defective images of train/ are left out"
+    why = f"split by its folders train and test; defective images of train/ left out: {left_out}"
     return assemble(root, NAME, samples, why, passed_over)
 
 
