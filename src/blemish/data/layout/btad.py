@@ -29,6 +29,8 @@ def recognise(root: Path) -> bool:
 def read(root: Path) -> Dataset:
     """Read one product. Masks are .png or .bmp, by product; nothing says of which kind a defect is.
 
+    Pixels above half of the full range are marked; that no mask holds other values than 0 and 255 was not verified.
+
     Raises
     ------
     DataError : not this layout; a folder of several products.

@@ -24,7 +24,8 @@ def recognise(root: Path) -> bool:
 def read(root: Path) -> Dataset:
     """Read the colour images of one category. The good images of validation/ count as training images.
 
-    Whatever is not 0 in a mask is marked. Good images have an (empty) mask too, which is not needed.
+    All but 0 marks in a mask; which values the files hold was not verified. Good images have an (empty) mask too, which
+    is not needed.
 
     Raises
     ------

@@ -24,7 +24,8 @@ def recognise(root: Path) -> bool:
 def read(root: Path) -> Dataset:
     """Read the 5 normal images, which train, and the 40 anomalous ones, which are for testing.
 
-    No normal image is left for testing, so figures for images are not defined, only those for pixels.
+    No normal image is left for testing, so figures for images are not defined, only those for pixels. All but 0 marks
+    in a mask: so do other readers take it; which values the files hold was not verified.
 
     Raises
     ------
