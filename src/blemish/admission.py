@@ -45,6 +45,8 @@ def admit(dataset: Dataset, contract: ImageContract, listener: Listener) -> tupl
             return LeftOutImage(path=name, reason=error.reason.value, detail=error.what)
 
     samples = dataset.train
+    if not samples:
+        raise DataError("none of these images is for training", where=dataset.root, todo=dataset.note)
     admitted: list[Admitted] = []
     left_out: list[LeftOutImage] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

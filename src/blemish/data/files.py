@@ -105,6 +105,14 @@ def named(folders: tuple[Path, ...], names: frozenset[str]) -> tuple[Path, ...]:
     return tuple(folder for folder in folders if folder.name.lower() in names)
 
 
+def has(folder: Path, inside: str) -> bool:
+    """Whether `folder` has the file or folder `inside`, a relative path; not if that cannot be looked up."""
+    try:
+        return (folder / inside).exists()
+    except OSError:
+        return False
+
+
 class Masks:
     """The masks below a folder such as ground_truth/, by the image they belong to.
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 Label = Literal["normal", "anomalous"]
 Split = Literal["train", "test"]
+MaskRule = Literal["upper half", "non-zero"]
+"""Which values of a mask mark a pixel: those above half of the full range, or all but 0."""
 
 GOOD = "good"
 """The kind of every normal sample."""
@@ -28,6 +30,9 @@ class Sample:
         normal sample, whose mask is empty by definition. The mask of an anomalous sample may be empty: some defects
         have no place.
     category : the product, where several are mixed; "" where there is one.
+    mask_rule : which of the mask's values mark a pixel. "non-zero" is for data whose masks hold small numbers, such as
+        the number of the defect's type.
+    more_masks : further images that add up with `mask`, where they have no folder of their own.
     """
 
     path: Path
@@ -36,6 +41,8 @@ class Sample:
     kind: str
     mask: Path | None = None
     category: str = ""
+    mask_rule: MaskRule = "upper half"
+    more_masks: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from blemish.components import Mask
+from blemish.data import true_mask
 from blemish.decisions import Calibration, Verdict
-from blemish.evaluation.judging import Evaluation, Judged, true_mask
+from blemish.evaluation.judging import Evaluation, Judged
 from blemish.pictures import data_uri, outlined, overlay, thumbnail
 from blemish.runtime import Detector, Inspection
 

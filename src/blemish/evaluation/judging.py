@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from blemish import images, metrics
 from blemish.components import Mask
-from blemish.data import Dataset, Label, Sample, read_mask
+from blemish.data import Dataset, Label, Sample, true_mask
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import DataError
 from blemish.metrics import Measures
@@ -257,16 +257,6 @@ def evaluate(
         seen_in_training=seen,
         unlabelled=unlabelled,
     )
-
-
-def true_mask(sample: Sample, shape: tuple[int, int]) -> Mask | None:
-    """The true mask of a sample, bool H x W; None if it has none.
-
-    Raises
-    ------
-    DataError : see `blemish.data.read_mask`.
-    """
-    return None if sample.mask is None else read_mask(sample.mask, shape)
 
 
 def _training_digests(detector: Detector) -> frozenset[str]:

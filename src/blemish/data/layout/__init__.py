@@ -9,13 +9,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from blemish.data.files import IMAGE_SUFFIXES, is_image_name
-from blemish.data.layout import csv_file, folder, magnetic_tile, mvtec
+from blemish.data.layout import (
+    aitex,
+    btad,
+    csv_file,
+    folder,
+    kolektor_sdd,
+    kolektor_sdd2,
+    magnetic_tile,
+    mvtec,
+    mvtec_3d,
+    mvtec_loco,
+    nanotwice,
+    rsdds,
+    visa,
+)
 from blemish.data.layout.base import Layout
 from blemish.data.samples import Dataset
 from blemish.errors import DataError, UsageError
 
-# In the order in which they are tried: `folder` takes what no other layout claims.
-LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in (csv_file, mvtec, magnetic_tile, folder)}
+# In the order in which they are tried: a user's own table before all, `mvtec` after those whose folders it would take
+# too, and `folder` takes what no other layout claims.
+LAYOUTS: dict[str, Layout] = {
+    module.LAYOUT.name: module.LAYOUT
+    for module in (
+        csv_file,
+        mvtec_loco,
+        mvtec_3d,
+        visa,
+        btad,
+        kolektor_sdd,
+        kolektor_sdd2,
+        aitex,
+        rsdds,
+        nanotwice,
+        mvtec,
+        magnetic_tile,
+        folder,
+    )
+}
 
 
 def layouts() -> dict[str, str]:
@@ -24,7 +56,10 @@ def layouts() -> dict[str, str]:
 
 
 def open_dataset(source: str | os.PathLike[str], layout: str = "auto") -> Dataset:
-    """List the images of a dataset. No image is opened, so broken ones are listed too.
+    """List the images of a dataset. None is opened, so broken ones are listed too.
+
+    The Kolektor datasets are the exception to names alone: their masks are opened, as nothing else says which images
+    are good.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from blemish.data.files import subfolders
 from blemish.data.samples import Dataset
 from blemish.errors import DataError
 
@@ -13,6 +14,11 @@ from blemish.errors import DataError
 def one_category(root: Path) -> Mapping[str, Path]:
     """No categories: the folder is one dataset."""
     return {}
+
+
+def categories_below(root: Path, is_category: Callable[[Path], bool]) -> dict[str, Path]:
+    """Each category directly below `root` by name; empty if `root` is one itself."""
+    return {} if is_category(root) else {folder.name: folder for folder in subfolders(root) if is_category(folder)}
 
 
 def refuse_categories(root: Path, found: Mapping[str, Path]) -> None:
