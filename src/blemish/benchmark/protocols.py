@@ -93,7 +93,7 @@ class Protocol(BaseModel):
     def fingerprint(self) -> str:
         """sha256 of what decides a result; the description does not."""
         content = self.model_dump(mode="json", exclude={"name", "description"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _sha256(content)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,18 @@ class Task:
         return f"{self.name} {self.setting}".strip()
 
     @property
+    def training_fingerprint(self) -> str:
+        """sha256 of the names of the training images.
+
+        Their labels are nothing that training could see: they would only tell equal trainings apart.
+        """
+        return _sha256(sorted(_name(sample, self.train) for sample in self.train.samples))
+
+    @property
     def fingerprint(self) -> str:
-        """sha256 of the names of all images, and of what the test images are."""
-        # Labels of training images are nothing that training could see: they would only tell equal trainings apart.
-        trained = sorted(_name(sample, self.train) for sample in self.train.samples)
+        """sha256 of the names of all images, of what the test images are, and of how they are judged."""
         tested = {name: [_line(sample, test) for sample in test.samples] for name, test in self.tests.items()}
-        return hashlib.sha256(json.dumps([trained, tested, self.overlap]).encode()).hexdigest()
+        return _sha256([self.training_fingerprint, tested, self.overlap])
 
 
 def protocols() -> dict[str, Protocol]:
@@ -335,6 +341,10 @@ def _testing(dataset: Dataset, samples: Iterable[Sample]) -> Dataset:
 def _name(sample: Sample, dataset: Dataset) -> str:
     inside = sample.path.is_relative_to(dataset.root)
     return (sample.path.relative_to(dataset.root) if inside else sample.path).as_posix()
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _line(sample: Sample, dataset: Dataset) -> list[str | None]:

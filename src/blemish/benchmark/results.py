@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,15 @@ class Row(BaseModel):
     values : metrics, each in [0, 1] or None; undefined : for each None the reason.
     protocol, protocol_fingerprint, data_fingerprint : what the figures hold for; the latter covers the names of all
         training and test images.
-    n_train, n_calibration : images that training used. contaminated_by : how many anomalous ones were among them all.
+    n_train, n_calibration : images that trained, and that calibrated; n_train_and_calibration did both (folds).
+    contaminated_by : how many anomalous ones were among them all.
     n_normal, n_anomalous : images that metrics rest on.
     false_alarm_rate : what the threshold is calibrated for.
     fps : inspections a second, one at a time, decoding included; fps_graph : graph alone. Of this run, on this machine.
     machine, versions, date : where and when.
     train_seconds : None where a model file that was kept made training unnecessary.
     error : why there are no figures; "" if there are.
-    job : what it was computed by; rows of the same job were computed together.
+    job : fingerprint of everything that decides the figures; training : of what decides the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class Row(BaseModel):
     protocol_fingerprint: str
     data_fingerprint: str
     job: str
+    training: str
     teacher: str
     preset: str
     config: dict[str, Any] = {}
@@ -53,6 +56,7 @@ class Row(BaseModel):
     undefined: dict[str, str] = {}
     n_train: int = 0
     n_calibration: int = 0
+    n_train_and_calibration: int = 0
     contaminated_by: int = 0
     n_normal: int = 0
     n_anomalous: int = 0
@@ -65,6 +69,21 @@ class Row(BaseModel):
     versions: dict[str, str] = {}
     date: str = ""
     error: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the files of its training."""
+        return training_name(self.task, self.method, self.seed, self.training)
+
+
+def training_name(task: str, method: str, seed: int, fingerprint: str) -> str:
+    """Of a training's files; the same training has the same, whatever protocol asks for it."""
+    return file_name(f"{task}-{method}-seed{seed}-{fingerprint[:12]}")
+
+
+def file_name(text: str) -> str:
+    """Only characters that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 class ResultsFile:

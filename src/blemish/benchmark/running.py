@@ -12,9 +12,8 @@ import hashlib
 import json
 import os
 import platform
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,11 @@ import numpy as np
 from blemish import __version__
 from blemish.assembly import Preset, train
 from blemish.benchmark.protocols import Protocol, Task, tasks
-from blemish.benchmark.results import ResultsFile, Row
+from blemish.benchmark.results import ResultsFile, Row, file_name, training_name
 from blemish.console import Listener, Silent
-from blemish.data import Dataset, Sample
+from blemish.data import Dataset, Sample, true_mask
 from blemish.errors import BlemishError, UsageError
 from blemish.evaluation import Evaluation, evaluate
-from blemish.evaluation.judging import true_mask
 from blemish.methods import find_method
 from blemish.modelfile import SUFFIX
 from blemish.pictures import outlined, overlay, thumbnail, webp
@@ -38,6 +36,8 @@ from blemish.runtime import Detector, load
 PICTURES_EACH = 3
 """Test images of a category whose heat maps are kept."""
 PICTURE_SIDE = 256
+IMAGES = "images"
+"""Folder of pictures that shows the images themselves."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,25 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a task, a method, a seed."""
+    """One training and what it is judged on: a task, a method, a seed.
+
+    training : fingerprint of everything that decides the model.
+    """
 
     task: Task
     method: str
     seed: int
-    fingerprint: str
+    training: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decides the figures."""
+        return hashlib.sha256((self.training + self.task.fingerprint).encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """Of its files; the same training has the same, whatever protocol asks for it."""
-        return re.sub(r"[^\w.-]+", "_", f"{self.task.name}-{self.method}-seed{self.seed}-{self.fingerprint[:8]}")
+        """Of its files."""
+        return training_name(self.task.name, self.method, self.seed, self.training)
 
     def keys(self, protocol: Protocol) -> list[tuple[str, ...]]:
         """What its rows are known by, one for each category."""
@@ -113,7 +121,7 @@ def run(datasets: Mapping[str, Dataset], options: Options, out: Path, listener: 
     with locked(out):
         results = ResultsFile(out)
         jobs = [
-            Job(task, method, seed, job_fingerprint(task, method, seed, options))
+            Job(task, method, seed, training_fingerprint(task, method, seed, options))
             for seed in options.seeds
             for task in tasks(options.protocol, datasets, seed, out / "draws")
             for method in options.methods
@@ -121,9 +129,10 @@ def run(datasets: Mapping[str, Dataset], options: Options, out: Path, listener: 
         done = {_key(row) for row in results.rows() if not row.error}
         waiting = [job for job in jobs if any(key not in done for key in job.keys(options.protocol))]
         listener.say(f"{len(jobs)} trainings, {len(jobs) - len(waiting)} of them done before.")
+        shown = shown_samples(jobs)
         for number, job in enumerate(waiting, 1):
             listener.say(f"{number} of {len(waiting)}: {job.task.title}, {job.method}, seed {job.seed}.")
-            rows = _run_job(job, options, out, listener)
+            rows = _run_job(job, options, shown, out, listener)
             results.add(rows)
             for row in rows:
                 if row.error:
@@ -136,10 +145,10 @@ def _key(row: Row) -> tuple[str, ...]:
     return row.protocol_fingerprint, row.job, row.task, row.setting, row.category
 
 
-def job_fingerprint(task: Task, method: str, seed: int, options: Options) -> str:
-    """Everything that decides a job's figures."""
+def training_fingerprint(task: Task, method: str, seed: int, options: Options) -> str:
+    """Everything that decides a model: the images by their names, the method, the options, the version."""
     parts = {
-        "task": task.fingerprint,
+        "images": task.training_fingerprint,
         "method": method,
         "settings": dict(options.settings.get(method, {})),
         "seed": seed,
@@ -152,7 +161,9 @@ def job_fingerprint(task: Task, method: str, seed: int, options: Options) -> str
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _run_job(job: Job, options: Options, out: Path, listener: Listener) -> list[Row]:
+def _run_job(
+    job: Job, options: Options, shown: Mapping[str, Sequence[Sample]], out: Path, listener: Listener
+) -> list[Row]:
     task = job.task
     common: dict[str, Any] = {
         "task": task.name,
@@ -163,6 +174,7 @@ def _run_job(job: Job, options: Options, out: Path, listener: Listener) -> list[
         "protocol_fingerprint": options.protocol.fingerprint,
         "data_fingerprint": task.fingerprint,
         "job": job.fingerprint,
+        "training": job.training,
         "teacher": options.teacher,
         "preset": options.preset,
         "contaminated_by": len(task.drawn),
@@ -183,7 +195,7 @@ def _run_job(job: Job, options: Options, out: Path, listener: Listener) -> list[
                 include_seen=task.overlap,
             )
             rows.append(_row(common, name, result, detector, seconds, model.stat().st_size))
-            _keep_pictures(out / "pictures", job, name, test, detector)
+            _keep_pictures(pictures_folder(out, options.protocol), job, name, shown[name], detector)
     except UsageError:
         raise
     except BlemishError as error:
@@ -238,6 +250,7 @@ def _row(
         undefined={name: reason for name, reason in undefined.items() if name in values},
         n_train=sum("train" in role for role in roles),
         n_calibration=detector.calibration.n,
+        n_train_and_calibration=roles.count("train and calibration"),
         n_normal=figures["n_normal"],
         n_anomalous=figures["n_anomalous"],
         false_alarm_rate=detector.calibration.false_alarm_rate,
@@ -249,35 +262,49 @@ def _row(
     )
 
 
-def _keep_pictures(folder: Path, job: Job, category: str, test: Dataset, detector: Detector) -> None:
+def _keep_pictures(folder: Path, job: Job, category: str, shown: Sequence[Sample], detector: Detector) -> None:
     """Heat maps of a few test images, the same for every method: pictures say what figures cannot."""
-    for number, sample in enumerate(shown_samples(test)):
-        stem = re.sub(r"[^\w.-]+", "_", f"{category}-{number}")
+    for number, sample in enumerate(shown):
         inspection = detector.inspect(sample.path)
         if inspection.image is None or inspection.anomaly_map is None or inspection.threshold is None:
             continue
         truth = true_mask(sample, inspection.anomaly_map.shape)
-        shape_map = thumbnail(inspection.anomaly_map, PICTURE_SIDE)
+        small_map = thumbnail(inspection.anomaly_map, PICTURE_SIDE)
         small_truth = None if truth is None else thumbnail(truth, PICTURE_SIDE)
         small = thumbnail(inspection.image, PICTURE_SIDE)
-        target = folder / job.name
-        target.mkdir(parents=True, exist_ok=True)
-        heat = overlay(small, shape_map, inspection.threshold, shape_map > inspection.threshold, small_truth)
-        (target / f"{stem}.webp").write_bytes(webp(heat))
-        original = folder / "images" / f"{stem}-{sample.path.stem}.webp"
-        original.parent.mkdir(exist_ok=True)
-        original.write_bytes(webp(outlined(small, truth=small_truth)))
+        heat = overlay(small, small_map, inspection.threshold, small_map > inspection.threshold, small_truth)
+        for target, picture in ((folder / job.name, heat), (folder / IMAGES, outlined(small, truth=small_truth))):
+            target.mkdir(parents=True, exist_ok=True)
+            (target / picture_name(category, number)).write_bytes(webp(picture))
 
 
-def shown_samples(test: Dataset) -> list[Sample]:
-    """The first image of each kind of defect, the kinds spread evenly where there are many."""
-    firsts: dict[str, Sample] = {}
-    for sample in test.samples:
-        if sample.label == "anomalous":
+def shown_samples(jobs: Iterable[Job]) -> dict[str, list[Sample]]:
+    """For each category the first image of each kind of defect that every training is judged on, evenly if many."""
+    common: dict[str, dict[Path, Sample]] = {}
+    for job in jobs:
+        for category, test in job.task.tests.items():
+            here = {sample.path: sample for sample in test.samples if sample.label == "anomalous"}
+            before = common.setdefault(category, here)
+            common[category] = {path: sample for path, sample in before.items() if path in here}
+    shown = {}
+    for category, samples in common.items():
+        firsts: dict[str, Sample] = {}
+        for sample in samples.values():
             firsts.setdefault(sample.kind, sample)
-    kinds = sorted(firsts)
-    places = np.unique(np.linspace(0, len(kinds) - 1, min(PICTURES_EACH, len(kinds))).round().astype(int))
-    return [firsts[kinds[place]] for place in places]
+        kinds = sorted(firsts)
+        places = np.linspace(0, len(kinds) - 1, min(PICTURES_EACH, len(kinds))).round().astype(int)
+        shown[category] = [firsts[kinds[place]] for place in places]
+    return shown
+
+
+def pictures_folder(out: Path, protocol: Protocol) -> Path:
+    """Where the pictures of a protocol's trainings lie, a folder each."""
+    return out / "pictures" / protocol.name
+
+
+def picture_name(category: str, number: int) -> str:
+    """Of the picture of a category's image."""
+    return file_name(f"{category}-{number}.webp")
 
 
 def machine() -> str:
