@@ -322,12 +322,14 @@ def test_csv_in_a_folder_is_recognised_by_its_column(tmp_path: Path) -> None:
 
 
 def test_layouts_are_described() -> None:
-    assert list(layouts()) == ["csv", "mvtec", "magnetic-tile", "folder"]
+    names = list(layouts())
+    assert {"csv", "mvtec", "magnetic-tile"} < {*names}
+    assert names[-1] == "folder"
     assert all(title and "\n" not in title for title in layouts().values())
 
 
 def test_an_unknown_layout_is_a_usage_error_with_a_suggestion(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'csv, mvtec, magnetic-tile, folder.*mean "magnetic-tile"') as caught:
+    with pytest.raises(UsageError, match=r'Known are auto, csv, .*, folder.*mean "magnetic-tile"') as caught:
         open_dataset(tmp_path, "magnetic_tile")
     assert caught.value.exit_status == 2
 

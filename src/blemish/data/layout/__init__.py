@@ -9,13 +9,40 @@ from dataclasses import replace
 from pathlib import Path
 
 from blemish.data.files import IMAGE_SUFFIXES, is_image_name
-from blemish.data.layout import csv_file, folder, magnetic_tile, mvtec
+from blemish.data.layout import (
+    cifar10,
+    cifar100,
+    csv_file,
+    dagm,
+    fabric,
+    fashion_mnist,
+    folder,
+    magnetic_tile,
+    mvtec,
+    real_iad,
+    woven_textures,
+)
 from blemish.data.layout.base import Layout
 from blemish.data.samples import Dataset
 from blemish.errors import DataError, UsageError
 
 # In the order in which they are tried: `folder` takes what no other layout claims.
-LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in (csv_file, mvtec, magnetic_tile, folder)}
+LAYOUTS: dict[str, Layout] = {
+    module.LAYOUT.name: module.LAYOUT
+    for module in (
+        csv_file,
+        real_iad,
+        cifar10,
+        cifar100,
+        fashion_mnist,
+        dagm,
+        woven_textures,
+        fabric,
+        mvtec,
+        magnetic_tile,
+        folder,
+    )
+}
 
 
 def layouts() -> dict[str, str]:
@@ -83,7 +110,9 @@ def _find(root: Path, layout: str) -> Layout:
         raise UsageError(f'there is no layout "{layout}"', todo=f"Known are auto, {', '.join(LAYOUTS)}.{meant}")
     if not root.exists():
         raise DataError("this folder does not exist", where=root, todo="Check the path.")
-    if not root.is_dir() and not (layout in ("auto", csv_file.NAME) and csv_file.recognise(root)):
+    if not root.is_dir() and not any(
+        layout in ("auto", module.NAME) and module.recognise(root) for module in (csv_file, real_iad)
+    ):
         if layout != "auto":
             raise DataError(
                 f"this is a file, not of the layout {layout}", where=root, todo=f"Expected {LAYOUTS[layout].title}."
