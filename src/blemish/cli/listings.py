@@ -60,7 +60,7 @@ def teachers(
         }
         for row in list_teachers(weights)
     ]
-    _show(rows, as_json)
+    show(rows, as_json)
     if not as_json:
         typer.echo("Any timm model whose weights are in the weights folder or in timm's cache works too.", err=True)
 
@@ -72,10 +72,11 @@ def layouts(as_json: Json = False) -> None:
     """
     from blemish.data import layouts as known
 
-    _show([{"name": name, "title": title} for name, title in known().items()], as_json)
+    show([{"name": name, "title": title} for name, title in known().items()], as_json)
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows, which have the same keys, as a table or as JSON."""
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

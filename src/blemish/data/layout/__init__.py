@@ -12,7 +12,12 @@ from blemish.data.files import IMAGE_SUFFIXES, is_image_name
 from blemish.data.layout import (
     aitex,
     btad,
+    cifar10,
+    cifar100,
     csv_file,
+    dagm,
+    fabric,
+    fashion_mnist,
     folder,
     kolektor_sdd,
     kolektor_sdd2,
@@ -21,8 +26,10 @@ from blemish.data.layout import (
     mvtec_3d,
     mvtec_loco,
     nanotwice,
+    real_iad,
     rsdds,
     visa,
+    woven_textures,
 )
 from blemish.data.layout.base import Layout
 from blemish.data.samples import Dataset
@@ -43,6 +50,13 @@ LAYOUTS: dict[str, Layout] = {
         aitex,
         rsdds,
         nanotwice,
+        real_iad,
+        cifar10,
+        cifar100,
+        fashion_mnist,
+        dagm,
+        woven_textures,
+        fabric,
         mvtec,
         magnetic_tile,
         folder,
@@ -118,7 +132,9 @@ def _find(root: Path, layout: str) -> Layout:
         raise UsageError(f'there is no layout "{layout}"', todo=f"Known are auto, {', '.join(LAYOUTS)}.{meant}")
     if not root.exists():
         raise DataError("this folder does not exist", where=root, todo="Check the path.")
-    if not root.is_dir() and not (layout in ("auto", csv_file.NAME) and csv_file.recognise(root)):
+    if not root.is_dir() and not any(
+        layout in ("auto", module.NAME) and module.recognise(root) for module in (csv_file, real_iad)
+    ):
         if layout != "auto":
             raise DataError(
                 f"this is a file, not of the layout {layout}", where=root, todo=f"Expected {LAYOUTS[layout].title}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from blemish.data.files import entries, has, list_images
+from blemish.data.files import entries, list_images
 from blemish.data.layout.base import Layout
 from blemish.data.masks import read_values
 from blemish.data.samples import GOOD, Dataset, Sample, Split, assemble
@@ -23,7 +23,7 @@ MASK = re.compile(rf"\d+{MASK_ENDING}")
 def recognise(root: Path) -> bool:
     """Whether `root` has train/ and test/, both with images called NNNNN_GT.png."""
     return root.is_dir() and all(
-        has(root, split) and any(MASK.fullmatch(path.name) for path in entries(root / split)) for split in SPLITS
+        (root / split).is_dir() and any(MASK.fullmatch(path.name) for path in entries(root / split)) for split in SPLITS
     )
 
 
