@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import demo, evaluate, info, inspect, listings, train
+from blemish.cli import data, demo, evaluate, info, inspect, listings, train
 
 app = typer.Typer(
     name="blemish",
@@ -22,6 +22,7 @@ app.command()(info.info)
 app.command()(listings.methods)
 app.command()(listings.teachers)
 app.command()(listings.layouts)
+app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:

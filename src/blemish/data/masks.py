@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blemish import images
 from blemish.data.files import list_images
-from blemish.errors import DataError, ImageError, Reason
+from blemish.errors import DataError, ImageError, MaskSizeError, Reason
 
 DEPTHS = (images.ImageContract(depth="uint8"), images.ImageContract(depth="uint16"))
 
@@ -29,8 +29,9 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
     Raises
     ------
-    DataError : the mask cannot be read, has another size than its image, or holds small numbers only, such as 0 and 1:
-        taken at its word it would be empty, and its defect would count as good.
+    MaskSizeError : the mask has another size than its image.
+    DataError : the mask cannot be read, or holds small numbers only, such as 0 and 1: taken at its word it would be
+        empty, and its defect would count as good.
     """
     if path.is_dir():
         parts = [read_mask(part, shape) for part in list_images(path).images]
@@ -41,7 +42,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     pixels, high = _read(path)
     if pixels.shape[:2] != shape:
         height, width = pixels.shape[:2]
-        raise DataError(
+        raise MaskSizeError(
             f"the mask is {width} x {height} pixels, its image {shape[1]} x {shape[0]}",
             where=path,
             todo="Make a mask of the image's size.",
