@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from blemish.admission import Admitted
+from blemish.admission import Admitted, base_contract
 from blemish.assembly import (
-    base_contract,
     checked_calibration,
     configure,
     model_path,

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from blemish.console import Listener
 from blemish.data import Dataset, Sample
-from blemish.errors import DataError, ImageError, Reason
-from blemish.images import Facts, ImageContract, read
+from blemish.errors import DataError, ImageError, Reason, UsageError
+from blemish.images import Depth, Facts, ImageContract, read
 from blemish.modelfile import LeftOutImage
 
 
@@ -79,3 +81,15 @@ def nothing_left(samples: Sequence[Sample], left_out: Sequence[LeftOutImage], ad
 def relative_name(path: Path, root: Path) -> str:
     """The path as the model file names it: below the source, never of the machine."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def base_contract(depth: Depth, value_range: tuple[float, float] | None) -> ImageContract:
+    """The image contract that the user declared."""
+    low, high = value_range or (None, None)
+    try:
+        return ImageContract.model_validate(
+            {"depth": depth, "low": low, "high": high} if value_range else {"depth": depth}
+        )
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(message, where="--depth/--range") from error

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from blemish import __version__
-from blemish.admission import Admitted, admit
+from blemish.admission import Admitted, admit, base_contract
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
 from blemish.decisions import Calibration, calibrate
@@ -226,18 +226,6 @@ def configure(
         raise UsageError(
             f"{'.'.join(map(str, first['loc']))}={first['input']}: {first['msg']}", where=f"method {method.name}"
         ) from error
-
-
-def base_contract(depth: Depth, value_range: tuple[float, float] | None) -> ImageContract:
-    """The image contract that the user declared."""
-    low, high = value_range or (None, None)
-    try:
-        return ImageContract.model_validate(
-            {"depth": depth, "low": low, "high": high} if value_range else {"depth": depth}
-        )
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(message, where="--depth/--range") from error
 
 
 def describe_calibration(calibration: Calibration, *, asked: bool) -> str:

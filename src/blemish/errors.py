@@ -49,6 +49,10 @@ class DataError(BlemishError):
     """A source of images cannot be used: not found, not of the layout named, nothing to train on."""
 
 
+class MaskSizeError(DataError):
+    """A mask has another size than its image."""
+
+
 class TeacherError(BlemishError):
     """A teacher's weights are not to be had offline, or do not fit its network."""
 

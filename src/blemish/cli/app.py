@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import data, demo, evaluate, info, inspect, listings, train
+from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, train
 
 app = typer.Typer(
     name="blemish",
@@ -18,6 +18,7 @@ app.command()(demo.demo)
 app.command()(train.train)
 app.command()(inspect.inspect)
 app.command()(evaluate.evaluate)
+app.command()(benchmark.benchmark)
 app.command()(info.info)
 app.command()(listings.methods)
 app.command()(listings.teachers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import data_list
+from blemish.cli import data_check, data_list
 
-data = typer.Typer(name="data", help="Datasets of the field.", no_args_is_help=True)
+data = typer.Typer(name="data", help="Datasets: what there is, what is wrong with one.", no_args_is_help=True)
 data.command("list")(data_list.list_datasets)
+data.command("check")(data_check.check)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from blemish import images
 from blemish.data.files import list_images
 from blemish.data.samples import MaskRule, Sample
-from blemish.errors import DataError, ImageError, Reason
+from blemish.errors import DataError, ImageError, MaskSizeError, Reason
 
 DEPTHS = (images.ImageContract(depth="uint8"), images.ImageContract(depth="uint16"))
 
@@ -31,9 +31,9 @@ def true_mask(sample: Sample, shape: tuple[int, int]) -> NDArray[np.bool_] | Non
     ------
     DataError : see `read_mask`.
     """
-    if sample.mask is None:
+    if not sample.masks:
         return None
-    parts = [read_mask(path, shape, sample.mask_rule) for path in (sample.mask, *sample.more_masks)]
+    parts = [read_mask(path, shape, sample.mask_rule) for path in sample.masks]
     together: NDArray[np.bool_] = np.logical_or.reduce(parts)
     return together
 
@@ -53,9 +53,9 @@ def read_mask(path: Path, shape: tuple[int, int], rule: MaskRule = "upper half")
 
     Raises
     ------
-    DataError : the mask cannot be read or has another size than its image; or, where half of the range is the rule, it
-        holds small numbers only, such as 0 and 1: taken at its word it would be empty, and its defect would count as
-        good.
+    MaskSizeError : the mask has another size than its image.
+    DataError : the mask cannot be read; or, where half of the range is the rule, it holds small numbers only, such as 0
+        and 1: taken at its word it would be empty, and its defect would count as good.
     """
     if path.is_dir():
         parts = [read_mask(part, shape, rule) for part in list_images(path).images]
@@ -89,12 +89,12 @@ def read_values(path: Path, shape: tuple[int, int] | None = None) -> tuple[NDArr
 
     Raises
     ------
-    DataError : the image cannot be read, or has another size.
+    MaskSizeError : the image has another size. DataError : it cannot be read.
     """
     pixels, high = _read(path)
     if shape is not None and pixels.shape[:2] != shape:
         height, width = pixels.shape[:2]
-        raise DataError(
+        raise MaskSizeError(
             f"the mask is {width} x {height} pixels, its image {shape[1]} x {shape[0]}",
             where=path,
             todo="Make a mask of the image's size.",

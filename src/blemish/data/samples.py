@@ -44,6 +44,11 @@ class Sample:
     mask_rule: MaskRule = "upper half"
     more_masks: tuple[Path, ...] = ()
 
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All its masks."""
+        return () if self.mask is None else (self.mask, *self.more_masks)
+
 
 @dataclass(frozen=True)
 class Dataset:

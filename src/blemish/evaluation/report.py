@@ -1,7 +1,6 @@
 """Reports: one HTML file that stands alone, with pictures, charts and figures, for an evaluation or for inspections.
 
-Nothing in it comes from a network and nothing in it runs: the page's own policy forbids both, since names of files and
-folders are not to be trusted. One template serves both; a section appears where there is something to show.
+One template serves both; a section appears where there is something to show.
 """
 
 from __future__ import annotations
@@ -9,22 +8,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cache
-from pathlib import Path, PurePath
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from blemish import __version__
 from blemish.decisions import Calibration, Verdict
-from blemish.errors import BlemishError
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
 from blemish.evaluation.galleries import Highest, evaluation_galleries
 from blemish.evaluation.judging import Evaluation, Share
 from blemish.modelfile import Manifest
+from blemish.pages import Tile, counted, percent, write_page
 from blemish.pictures import ANCHORS
 from blemish.runtime import Detector, Inspection
 
@@ -42,16 +37,6 @@ _METRICS = {
     "mad": "mAD",
     "iou": "IoU",
 }
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A large figure, what it is, and what to know about it. `style` is a class of the style sheet."""
-
-    figure: str
-    label: str
-    note: str = ""
-    style: str = ""
 
 
 def write_report(path: str | os.PathLike[str], evaluation: Evaluation, detector: Detector) -> None:
@@ -122,8 +107,8 @@ def write_inspection_report(
     calibration = detector.calibration
     _write(
         path,
-        title=f"Inspection of {_counted(len(seen), 'image')}",
-        subject=_counted(len(seen), "image"),
+        title=f"Inspection of {counted(len(seen), 'image')}",
+        subject=counted(len(seen), "image"),
         kind="Inspection",
         place=folder,
         headline="",
@@ -149,11 +134,11 @@ def _headline(evaluation: Evaluation) -> str:
     if bad:
         found, review, missed = (verdicts["anomalous"][verdict] for verdict in ("NG", "REVIEW", "OK"))
         caught = "all found" if found == bad else f"{found} found, {review} for review, {missed} missed"
-        sentences.append(f"{_counted(bad, 'bad part')}, {caught}")
+        sentences.append(f"{counted(bad, 'bad part')}, {caught}")
     if good:
         alarms = verdicts["normal"]["NG"]
-        raised = _counted(alarms, "false alarm") if alarms else "no false alarm"
-        sentences.append(f"{_counted(good, 'good part')}, {raised}")
+        raised = counted(alarms, "false alarm") if alarms else "no false alarm"
+        sentences.append(f"{counted(good, 'good part')}, {raised}")
     return ". ".join(sentences) + "." if sentences else "No image could be judged."
 
 
@@ -161,7 +146,7 @@ def _evaluation_tiles(evaluation: Evaluation) -> list[Tile]:
     verdicts = evaluation.verdicts()
     bad, good = len(evaluation.scored("anomalous")), len(evaluation.scored("normal"))
     bound = "at most" if evaluation.calibration.kind == "split" else "about"
-    asked = f"calibrated for {bound} {_percent(evaluation.calibration.false_alarm_rate)}"
+    asked = f"calibrated for {bound} {percent(evaluation.calibration.false_alarm_rate)}"
     tiles = []
     if bad:
         missed = Share(verdicts["anomalous"]["OK"], bad)
@@ -208,16 +193,16 @@ def _notes(evaluation: Evaluation) -> list[str]:
     bad, good = len(evaluation.scored("anomalous")), len(evaluation.scored("normal"))
     with_mask = bad - evaluation.measures.without_mask
     notes = [
-        f"Image metrics rest on {_counted(good, 'good image')} and {_counted(bad, 'bad one')}; pixel metrics on the "
-        f"good images and the {_counted(with_mask, 'bad one')} with a mask, at full resolution. IoU is taken at the "
+        f"Image metrics rest on {counted(good, 'good image')} and {counted(bad, 'bad one')}; pixel metrics on the "
+        f"good images and the {counted(with_mask, 'bad one')} with a mask, at full resolution. IoU is taken at the "
         "calibrated pixel threshold. FPS: one image at a time, from the file to the regions, on this machine.",
         evaluation.dataset.note,
     ]
     if seen := len(evaluation.seen_in_training):
         were = "was left out, because the model was" if seen == 1 else "were left out, because the model was"
-        notes.append(f"{_counted(seen, 'test image')} {were} trained or calibrated on the same content.")
+        notes.append(f"{counted(seen, 'test image')} {were} trained or calibrated on the same content.")
     if unlabelled := len(evaluation.unlabelled):
-        notes.append(f"{_counted(unlabelled, 'test image')} without a label left out.")
+        notes.append(f"{counted(unlabelled, 'test image')} without a label left out.")
     return notes
 
 
@@ -299,14 +284,6 @@ def _range(share: Share) -> str:
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
 def _roles(manifest: Manifest) -> dict[str, int]:
     """Number of images by what training used them for."""
     count = Counter(image.role for image in manifest.training.images)
@@ -314,36 +291,14 @@ def _roles(manifest: Manifest) -> dict[str, int]:
     return {"train": count["train"] + both, "calibration": count["calibration"] + both}
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("blemish.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    environment.filters["counted"] = _counted
-    return environment.get_template("report.html.jinja")
-
-
 def _write(path: str | os.PathLike[str], manifest: Manifest | None, **content: Any) -> None:
-    page = _template().render(
+    write_page(
+        path,
+        "blemish.evaluation",
+        "report.html.jinja",
         **content,
         manifest=manifest,
         roles=None if manifest is None else _roles(manifest),
-        version=__version__,
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         listed=LISTED,
         heat_colours=", ".join(f"rgb{colour} {100 * place:g}%" for place, colour in ANCHORS),
     )
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is not Unicode has no UTF-8 form.
-        target.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BlemishError(
-            f"the report cannot be written ({error.strerror})", where=target, todo="Name a file that can be"
-        ) from error
