@@ -19,6 +19,7 @@ HOUSE = Path(blemish.__file__).parent
 
 FLOORS = (
     ("errors",),
+    ("console",),
     ("images",),
     ("components",),
     ("metrics",),
@@ -33,7 +34,6 @@ FLOORS = (
     ("training",),
     ("export",),
     ("evaluation",),
-    ("console",),
     ("admission",),
     ("assembly",),
     ("cli",),

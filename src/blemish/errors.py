@@ -49,6 +49,10 @@ class DataError(BlemishError):
     """A source of images cannot be used: not found, not of the layout named, nothing to train on."""
 
 
+class DownloadError(BlemishError):
+    """A file cannot be had from its server, or is not the one that was published."""
+
+
 class TeacherError(BlemishError):
     """A teacher's weights are not to be had offline, or do not fit its network."""
 

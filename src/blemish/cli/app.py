@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from blemish.cli import demo, evaluate, info, inspect, listings, train
+from blemish.cli.data import data
 
 app = typer.Typer(
     name="blemish",
@@ -22,6 +23,7 @@ app.command()(info.info)
 app.command()(listings.methods)
 app.command()(listings.teachers)
 app.command()(listings.layouts)
+app.add_typer(data)
 
 
 def _version(asked: bool) -> None:
