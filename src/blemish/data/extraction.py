@@ -252,21 +252,21 @@ class _Stream:
 
 
 class _Archive(BufferedReader):
-    """A file that is never read into memory whole."""
+    """A file of which never more is read into memory at once than the directory of a zip may have."""
 
-    def __init__(self, path: Path, most: int) -> None:
+    def __init__(self, path: Path, entries: int) -> None:
         super().__init__(FileIO(path))
-        self._path, self._most = path, most
+        self._path, self._most = path, max(LONGEST_HEADER, entries * BYTES_OF_AN_ENTRY)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most so many bytes as a zip's directory may have."""
+        """The next bytes."""
         if size is not None and size > self._most:
             raise _refused(self._path, f"it has a directory of {size_in_words(size)}")
         return super().read(size)
 
 
 def _unpack(archive: Path, names: _Names, listener: Listener) -> None:
-    with _reading(archive), _Archive(archive, names.limits.entries * BYTES_OF_AN_ENTRY) as raw:
+    with _reading(archive), _Archive(archive, names.limits.entries) as raw:
         start = raw.read(tarfile.BLOCKSIZE)
         raw.seek(0)
         meter = _Meter(archive, raw, names, listener)
