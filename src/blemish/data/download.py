@@ -197,7 +197,7 @@ class _Part:
             self.digest.update(chunk)
             self.size += len(chunk)
         self.ended = self.size == self.total
-        if not self.resumable or (self.total is not None and self.size > self.total):
+        if self.total is not None and self.size > self.total:
             self.restart()
 
     def restart(self) -> None:
