@@ -1072,6 +1072,18 @@ def test_a_tar_that_leads_back(bench: Bench, size: int) -> None:
     bench.refuses(bytes(content), match="its entry 'b.png' is neither a plain file")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_whose_header_is_shorter_than_nothing(bench: Bench, kind: bytes) -> None:
+    """Read so many bytes, and a careless reader reads all there are."""
+    content = bytearray(tar_of({"a.png": b"", "b.png": b""}))
+    header = content.index(b"b.png")
+    content[header + 124 : header + 136] = b"\xff" + (-1024).to_bytes(11, "big", signed=True)
+    content[header + 156 : header + 157] = kind
+    content[header + 148 : header + 156] = b" " * 8
+    content[header + 148 : header + 156] = b"%06o\0 " % sum(content[header : header + 512])
+    bench.refuses(gzip.compress(content), match="it has a header of -1024 bytes")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cut_short_anywhere(bench: Bench, kind: str) -> None:
     content = KINDS[kind]({f"{i}.png": random.Random(i).randbytes(700) for i in range(3)})

@@ -12,9 +12,7 @@ from blemish.errors import DataError, UsageError
 
 def get(
     name: Annotated[str, typer.Argument(help="A dataset that Blemish knows.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to unpack it into: new, or empty. \\[default: NAME]")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to unpack it into: new, or empty. \\[default: NAME]")] = None,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="You have read the dataset's licence and keep to it.")
     ] = False,

@@ -231,7 +231,7 @@ class _Stream:
 
     def read(self, count: int) -> bytes:
         """The next bytes, fewer than `count` only at the end."""
-        if count > LONGEST_HEADER:
+        if not 0 <= count <= LONGEST_HEADER:
             raise _refused(self._meter.archive, f"it has a header of {size_in_words(count)}")
         self.last = self._source.read(count)
         self._position += len(self.last)
@@ -357,8 +357,6 @@ class _Member:
     def read(self, count: int) -> bytes:
         """The next bytes."""
         chunk = self._stream.read(min(count, self._left))
-        if self._left and not chunk:
-            raise EOFError("a file ends early")
         self._left -= len(chunk)
         return chunk
 
