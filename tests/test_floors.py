@@ -19,6 +19,7 @@ HOUSE = Path(blemish.__file__).parent
 
 FLOORS = (
     ("errors",),
+    ("console",),
     ("images",),
     ("components",),
     ("metrics",),
@@ -33,7 +34,6 @@ FLOORS = (
     ("training",),
     ("export",),
     ("evaluation",),
-    ("console",),
     ("admission",),
     ("quality",),
     ("assembly",),
@@ -45,6 +45,25 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+
+NETWORK = {
+    "ftplib",
+    "http.client",
+    "http.server",
+    "imaplib",
+    "poplib",
+    "smtplib",
+    "socket",
+    "socketserver",
+    "ssl",
+    "urllib.request",
+    "webbrowser",
+    "xmlrpc.client",
+    "xmlrpc.server",
+}
+"""What the standard library reaches a network with."""
+
+ONLY_WITH_NETWORK = "blemish.data.download"
 
 ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
@@ -72,7 +91,7 @@ def imports(source: str, module: str, known: set[str]) -> Iterator[Import]:
             origin = node.module or ""
             for alias in node.names:
                 full = f"{origin}.{alias.name}"
-                yield Import(full if full in known else origin, node.lineno, late, typing)
+                yield Import(full if full in known | NETWORK else origin, node.lineno, late, typing)
         elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for statement in node.body:
                 yield from walk(statement, late, True)
@@ -112,6 +131,8 @@ def complaints(module: str, found: Import) -> Iterator[str]:
             yield f"imports {package}"
         elif own == "":
             yield f"is not lazy: imports {package}"
+    if found.target in NETWORK and module != ONLY_WITH_NETWORK:
+        yield f"reaches for a network: imports {found.target}"
     if package in ONLY_FROM_INSIDE_A_FUNCTION and not found.late:
         yield f"imports {package} when it is itself imported"
 
@@ -186,6 +207,10 @@ def test_no_module_needs_itself() -> None:
         ("blemish.cli.train", "import yaml", "imports yaml"),
         ("blemish.cli.train", "def f():\n    import torch", "imports torch"),
         ("blemish.runtime", "import onnxruntime", "imports onnxruntime when it is itself imported"),
+        ("blemish.teachers.weights", "import urllib.request", "reaches for a network"),
+        ("blemish.data.catalog", "from urllib import request", "reaches for a network"),
+        ("blemish.data.extraction", "def f():\n    from http.client import HTTPConnection", "reaches for a network"),
+        ("blemish.cli.data_get", "def f():\n    import socket", "reaches for a network"),
         ("blemish", "import numpy", "is not lazy: imports numpy"),
         ("blemish", "from blemish.runtime import load", "is not lazy: imports runtime"),
     ],
@@ -202,6 +227,11 @@ def test_the_rules_find_what_breaks_them(module: str, source: str, complaint: st
     [
         ("blemish.data", "import os\nimport numpy as np\nfrom blemish.images import read"),
         ("blemish.data.layout", "from blemish.data.layout import mvtec"),
+        (
+            "blemish.data.download",
+            "import ssl\nfrom urllib.request import Request\nfrom http.client import HTTPException",
+        ),
+        ("blemish.evaluation.report", "from urllib.parse import quote\nfrom http import HTTPStatus"),
         ("blemish.modelfile", "from blemish.decisions import Calibration"),
         ("blemish.methods.rd", "import torch\nfrom blemish.teachers import FeaturePyramid"),
         ("blemish.runtime", "def f():\n    import onnxruntime"),
@@ -257,7 +287,9 @@ def test_importing_the_package_loads_nothing() -> None:
     assert not loaded("import blemish") & (HEAVY | RUNTIME)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("train", "--help"), ("inspect", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("train", "--help"), ("inspect", "--help"), ("data", "get", "--help")]
+)
 def test_help_loads_neither_torch_nor_onnxruntime(arguments: tuple[str, ...]) -> None:
     assert not loaded(RUN, *arguments) & (HEAVY | {"numpy", "PIL", "jinja2"})
 

@@ -452,6 +452,16 @@ def test_fashion_mnist(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.read(dataset.test[0].path), np.repeat(expected[:, :, None], 3, axis=2))
 
 
+def test_fashion_mnist_unpacked_by_a_download_is_the_same(tmp_path: Path) -> None:
+    root = fashion(tmp_path / "fashion-mnist")
+    compressed = [sample.kind for sample in open_dataset(root).samples]
+    for file in root.glob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+
+    assert [sample.kind for sample in open_dataset(root).samples] == compressed
+
+
 def test_fashion_mnist_is_not_confused_with_mnist(tmp_path: Path) -> None:
     # The folder above must not be named for it either.
     root = fashion(tmp_path / "data/mnist")

@@ -501,7 +501,7 @@ def test_interrupted_and_killed_it_ends_with_the_same_file(tmp_path: Path) -> No
     assert first.returncode == 130
     assert printed == ""
     assert said.endswith(
-        "blemish: interrupted. A training goes on where it was when the same command is given again.\n"
+        "blemish: interrupted. A training or a download goes on where it was when the same command is given again.\n"
     )
     assert "Traceback" not in said
 

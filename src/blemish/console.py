@@ -7,6 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
+def size_in_words(size: int) -> str:
+    """`1800000000` -> `1.8 GB`."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.1f} {unit}"
+    return f"{size} bytes"
+
+
 class Listener(Protocol):
     """Told what happens."""
 

@@ -53,6 +53,10 @@ class MaskSizeError(DataError):
     """A mask has another size than its image."""
 
 
+class DownloadError(BlemishError):
+    """A file cannot be had from its server, or is not the one that was published."""
+
+
 class TeacherError(BlemishError):
     """A teacher's weights are not to be had offline, or do not fit its network."""
 

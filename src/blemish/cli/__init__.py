@@ -19,7 +19,8 @@ def main() -> None:
         # Typer ends Ctrl-C with this status and without a word.
         if end.code == 130:
             print(
-                "blemish: interrupted. A training goes on where it was when the same command is given again.",
+                "blemish: interrupted. "
+                "A training or a download goes on where it was when the same command is given again.",
                 file=sys.stderr,
             )
         # The reader of a pipe has gone (`blemish inspect ... | head`): nothing is wrong, though Typer says 1.

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from blemish.data.download import RemoteFile
 from blemish.errors import UsageError
 
 Part = Literal["train", "validation", "test", "all"]
@@ -37,25 +38,6 @@ class Count(_Frozen):
         if self.anomalous is not None and self.anomalous > self.total:
             raise ValueError(f"{self.anomalous} of {self.total} images cannot be anomalous")
         return self
-
-
-class RemoteFile(_Frozen):
-    """A file to download.
-
-    Parameters
-    ----------
-    url : http or https. digest : "sha256:..." or "md5:...", in lower case; None where none is published.
-    bytes : its size; None where it is not published.
-    """
-
-    url: Url
-    digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")] | None = None
-    bytes: PositiveInt | None = None
-
-    @property
-    def name(self) -> str:
-        """The last part of the address."""
-        return self.url.rpartition("/")[2]
 
 
 class Entry(_Frozen):

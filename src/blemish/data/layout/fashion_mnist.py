@@ -15,7 +15,9 @@ from blemish.data.samples import Dataset, Split
 from blemish.errors import DataError
 
 NAME = "fashion-mnist"
-TITLE = "a folder named for Fashion-MNIST with train-images-idx3-ubyte.gz and its three fellows; unpacked once"
+TITLE = (
+    "a folder named for Fashion-MNIST with train-images-idx3-ubyte.gz and its three fellows, .gz or not; unpacked once"
+)
 
 SIDE = 28
 CLASSES = (
@@ -62,9 +64,14 @@ def _files(root: Path) -> list[Path]:
 
 
 def _pair(root: Path, split: Split) -> tuple[Path, Path]:
-    """The images and the labels of a split."""
-    prefix = PREFIXES[split]
-    return root / f"{prefix}-images-idx3-ubyte.gz", root / f"{prefix}-labels-idx1-ubyte.gz"
+    """The images and the labels of a split, compressed as they are published, or not."""
+    images, labels = (root / f"{PREFIXES[split]}-{what}-ubyte" for what in ("images-idx3", "labels-idx1"))
+    return _compressed_if_there(images), _compressed_if_there(labels)
+
+
+def _compressed_if_there(file: Path) -> Path:
+    compressed = file.with_name(file.name + ".gz")
+    return file if file.is_file() and not compressed.is_file() else compressed
 
 
 def unpack(root: Path) -> Iterator[Packed]:
@@ -97,7 +104,7 @@ def _idx(file: Path, magic: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int
     """
     again = "Download it again."
     try:
-        with gzip.open(file) as stream:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             header = stream.read(8 + 4 * len(shape))
             found, count, *sizes = (int.from_bytes(header[at : at + 4]) for at in range(0, len(header), 4))
             if found != magic or tuple(sizes) != shape or count > MOST_IMAGES:
