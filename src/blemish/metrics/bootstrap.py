@@ -85,6 +85,8 @@ def resample(
         raise ValueError(f"draws are 1 or more and a level lies in (0, 1), not {draws} and {level}")
     rank(scores, labels)  # refuses what does not fit
     values, anomalous = np.asarray(scores, np.float64), np.asarray(labels, np.bool_)
+    if not values.size:
+        return {}
     rng = np.random.default_rng(seed)
     times = np.zeros((draws, values.size))
     for label in (False, True):
