@@ -61,7 +61,7 @@ class Measurement:
     pixel_threshold : a pixel is flagged if its map is above it; IoU is undefined without.
     aupro_limit : false positive rate in (0, 1] up to which AUPRO integrates.
     exact_pixels : 0 or more.
-    confidence : be ready for `confidence`. It takes about 8 kB an image, 24 with defects. For more than `exact_pixels`
+    confidence : be ready for `confidence`. It takes about 8 kB an image, 32 with defects. For more than `exact_pixels`
         pixels the shared thresholds are chosen by the images up to there.
     """
 
