@@ -21,6 +21,7 @@ from blemish.metrics.streaming import StreamingPixels
 EXACT_PIXELS = 80_000_000
 """Pixels up to which maps and masks are kept and ranked exactly: 5 bytes each, 400 MB. MVTec's bottle has 67e6."""
 _CURVE_POINTS = 200
+_METRICS = (*OF_MAD, "mad", "iou", "best_iou", "fpr95")
 
 _Item = TypeVar("_Item")
 Curve = tuple[list[float], list[float]]
@@ -94,7 +95,7 @@ class Measurement:
         Parameters
         ----------
         score : finite; higher is more anomalous.
-        anomaly_map : float, H x W, finite. All images have one, or none has.
+        anomaly_map : float, H x W, finite. All images have one, or none has. It may be kept: do not change it later.
         mask : bool, H x W, True is anomalous. A normal image without one is normal all over; an anomalous image
             without one is left out of pixel metrics, never taken for normal.
 
@@ -207,7 +208,7 @@ class Measurement:
             tally = self._tally_kept()
         labels = np.array(self._labels, np.bool_)
         found = resample(self._scores, labels, tally, self._aupro_limit, draws=draws, seed=seed, level=level)
-        return Confidence(draws, seed, level, {name: found.get(name) for name in self.measures().values})
+        return Confidence(draws, seed, level, {name: found.get(name) for name in _METRICS})
 
     def _take(self, pair: tuple[NDArray[np.float32], Mask] | None) -> None:
         """Keep, or count, the map and mask of the latest image."""
@@ -267,7 +268,7 @@ def measure(
     ----------
     scores : float, n, finite; higher is more anomalous.
     labels : bool, n; True is anomalous.
-    maps : anomaly maps, float, H x W each; also an iterator, which is consumed.
+    maps : anomaly maps, float, H x W each; also an iterator, which is consumed, and has to give new arrays each time.
     masks : bool, H x W each, as large as their map, True is anomalous; or None. A normal image without a mask is normal
         all over. An anomalous image without one is left out of pixel metrics, never taken for normal.
     pixel_threshold : a pixel is flagged if its map is above it; IoU is undefined without.
