@@ -1,18 +1,27 @@
-"""Time and memory of all metrics on one set of maps, against the libraries of the field, on one core.
+"""Time and memory of all metrics, exact and streaming, on one core, and ratios against the libraries of the field.
 
     python benchmarks/metrics.py [--maps 200] [--size 256] [--repeat 5] [--seed 0]
+    python benchmarks/metrics.py --rivals build/rivals
 
-Libraries that are not installed are left out: scikit-learn comes with blemish[dev]; torchmetrics, anomalib and ADEval
-have to be added by hand. A ratio is a library's time over that of `measure`, which computes all nine figures.
+The rivals are scikit-learn, torchmetrics, anomalib and ADEval. With --rivals a virtual environment with all of them is
+made in that folder, once, by pip, with the torch of constraints.txt: some gigabytes. Without it, those that this Python
+can import are timed; scikit-learn comes with blemish[dev]. Either way they run in a process of their own, on the same
+arrays, with one thread. A ratio is a rival's time over that of `measure`, which computes all eleven figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 import tracemalloc
+import venv
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -21,29 +30,28 @@ from typing import Any
 
 import numpy as np
 
-from blemish.metrics import measure
+RIVALS = ("anomalib==2.7.*", "torchmetrics", "scikit-learn", "adeval==1.1.*")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Maps = np.ndarray[Any, np.dtype[np.float32]]
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
 Values = dict[str, float | None]
 
 
-def scene(maps: int, size: int, seed: int) -> tuple[Maps, Masks]:
+def scenes(maps: int, size: int, seed: int) -> Iterator[tuple[Maps, Masks]]:
     """Smooth random maps; every second image has one to three discs as defects, on which the map is raised."""
     rng = np.random.default_rng(seed)
     ys, xs = np.indices((size, size))
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     blur = np.exp(-2 * (np.pi * 4 * frequency) ** 2)  # a Gaussian of 4 pixels
-    all_maps = np.empty((maps, size, size), np.float32)
-    all_masks = np.zeros((maps, size, size), bool)
     for i in range(maps):
+        mask = np.zeros((size, size), bool)
         for _ in range(rng.integers(1, 4) if i % 2 else 0):
             y, x = rng.integers(size, size=2)
-            all_masks[i] |= (ys - y) ** 2 + (xs - x) ** 2 < rng.uniform(size / 32, size / 8) ** 2
+            mask |= (ys - y) ** 2 + (xs - x) ** 2 < rng.uniform(size / 32, size / 8) ** 2
         noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) * blur, s=(size, size))
-        raised = np.fft.irfft2(np.fft.rfft2(all_masks[i].astype(float)) * blur, s=(size, size))
-        all_maps[i] = noise / noise.std() + 3 * raised
-    return all_maps, all_masks
+        raised = np.fft.irfft2(np.fft.rfft2(mask.astype(float)) * blur, s=(size, size))
+        yield (noise / noise.std() + 3 * raised).astype(np.float32), mask
 
 
 def timed(repeat: int, call: Callable[[], Values]) -> tuple[float, float, Values]:
@@ -64,6 +72,11 @@ def rivals(maps: Maps, masks: Masks) -> Iterator[tuple[str, str, Callable[[], Va
         sk = import_module("sklearn.metrics")
         yield "scikit-learn", "P-AUROC", lambda: {"pixel_auroc": sk.roc_auc_score(truth, flat)}
         yield "scikit-learn", "P-AP", lambda: {"pixel_ap": sk.average_precision_score(truth, flat)}
+        yield (
+            "scikit-learn",
+            "P-F1max",
+            lambda: {"pixel_f1max": largest_f1(*sk.precision_recall_curve(truth, flat)[:2])},
+        )
     if installed("adeval"):
         # Its release calls a function that NumPy 2.4 no longer has under the old name.
         np.trapz = getattr(np, "trapz", None) or np.trapezoid  # type: ignore[attr-defined]
@@ -95,6 +108,7 @@ def rivals(maps: Maps, masks: Masks) -> Iterator[tuple[str, str, Callable[[], Va
         for name, of, key in (
             ("auroc._AUROC", "P-AUROC", "pixel_auroc"),
             ("aupr._AUPR", "P-AP", "pixel_ap"),
+            ("f1_score._F1Max", "P-F1max", "pixel_f1max"),
             ("aupro._AUPRO", "AUPRO", "aupro"),
         ):
             module, kind = name.split(".")
@@ -103,6 +117,10 @@ def rivals(maps: Maps, masks: Masks) -> Iterator[tuple[str, str, Callable[[], Va
                 of,
                 anomalib_call(getattr(import_module(f"anomalib.metrics.{module}"), kind), key, tensor, target),
             )
+
+
+def largest_f1(precision: Maps, recall: Maps) -> float:
+    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
 
 def anomalib_call(kind: Any, key: str, tensor: Any, target: Any) -> Callable[[], Values]:
@@ -133,15 +151,54 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, one used; {platform.system()}, Python {platform.python_version()}"
 
 
+def make_environment(folder: Path) -> Path:
+    """The Python of a virtual environment with all rivals in `folder`, made if it is not there."""
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not python.exists():
+        constraints = Path(__file__).parents[1] / "constraints.txt"
+        torch = [line for line in constraints.read_text().split() if line.startswith(("torch==", "torchvision=="))]
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *torch, *RIVALS], check=True)
+    return python
+
+
+def time_rivals(folder: Path) -> None:
+    """Time every rival on the arrays in `folder`, and print a JSON line for each."""
+    maps, masks = np.load(folder / "maps.npy"), np.load(folder / "masks.npy")
+    for package, what, call in rivals(maps, masks):
+        line: dict[str, Any] = {"name": f"{package} {version(package)}", "what": what}
+        try:
+            wall, processor, values = timed(2, call)
+            line |= {"wall": wall, "processor": processor, "values": {k: float(v or 0) for k, v in values.items()}}
+        except Exception as error:  # a rival that breaks on these versions is a finding, not the end of the table
+            line["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--maps", type=int, default=200, help="number of maps, half of them with defects")
     options.add_argument("--size", type=int, default=256, help="their side in pixels")
+    options.add_argument("--large-size", type=int, default=1024, help="side of as many maps that are not kept")
     options.add_argument("--repeat", type=int, default=5, help="calls of measure; the fastest counts")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--rivals", type=Path, help="folder of the rivals' virtual environment")
+    options.add_argument("--time-rivals", type=Path, help=argparse.SUPPRESS)  # the other process of this one
     chosen = options.parse_args()
+    if chosen.time_rivals:
+        time_rivals(chosen.time_rivals)
+        return
+    print(f"{datetime.date.today()}; {machine()}; NumPy {np.__version__}")
+    exact(chosen.maps, chosen.size, chosen.seed, chosen.repeat, chosen.rivals)
+    streaming(chosen.maps, chosen.large_size, chosen.seed)
 
-    maps, masks = scene(chosen.maps, chosen.size, chosen.seed)
+
+def exact(n: int, size: int, seed: int, repeat: int, environment: Path | None) -> None:
+    """Print our time for all figures, and the rivals' for some."""
+    from blemish.metrics import measure
+
+    pairs = list(scenes(n, size, seed))
+    maps, masks = np.array([one for one, _ in pairs]), np.array([mask for _, mask in pairs])
     scores, labels = maps.max(axis=(1, 2)), masks.any(axis=(1, 2))
 
     def ours() -> Values:
@@ -151,29 +208,75 @@ def main() -> None:
     ours()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-
-    print(machine())
+    print(f"\nexact: {n} maps of {size} x {size}, {maps.size / 1e6:.1f} megapixels, {masks.mean():.1%} anomalous")
+    wall, processor, truth = timed(repeat, ours)
+    print(f"\n{'':22}{'':36}{'wall s':>8}{'CPU s':>8}{'ratio':>8}  difference")
+    print(f"{'blemish':22}{f'all {len(truth)} figures':36}{wall:8.2f}{processor:8.2f}{1:8.1f}")
+    python = sys.executable if environment is None else make_environment(environment)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "maps.npy", maps)
+        np.save(Path(folder) / "masks.npy", masks)
+        process = subprocess.Popen(
+            [python, __file__, "--time-rivals", folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **ONE_THREAD},
+        )
+        assert process.stdout is not None
+        for text in process.stdout:
+            if not text.startswith("{"):
+                continue  # what a rival prints
+            line = json.loads(text)
+            start = f"{line['name']:22}{line['what']:36}"
+            if "failed" in line:
+                print(f"{start}  failed: {line['failed']}")
+                continue
+            apart = ", ".join(f"{value - (truth[key] or 0):+.0e}" for key, value in line["values"].items())
+            ratio = line["processor"] / processor
+            print(f"{start}{line['wall']:8.2f}{line['processor']:8.2f}{ratio:8.1f}  {apart}")
+        if process.wait():
+            print("the rivals' process failed")
+    print("ratio: CPU time over ours; difference: from the exact value")
     print(
-        f"{chosen.maps} maps of {chosen.size} x {chosen.size}: {maps.size / 1e6:.1f} megapixels,"
-        f" {masks.mean():.1%} anomalous, seed {chosen.seed}"
-    )
-    wall, processor, truth = timed(chosen.repeat, ours)
-    print(f"\n{'':22}{'':34}{'wall s':>8}{'CPU s':>8}{'ratio':>8}  difference")
-    print(f"{'blemish':22}{'seven metrics, mAD, IoU':34}{wall:8.2f}{processor:8.2f}{1:8.1f}")
-    for package, what, call in rivals(maps, masks):
-        name = f"{package} {version(package)}"
-        try:
-            rival_wall, rival_processor, values = timed(2, call)
-        except Exception as error:  # a rival that breaks on these versions is a finding, not the end of the table
-            print(f"{name:22}{what:34}  failed: {type(error).__name__}: {error}")
-            continue
-        apart = ", ".join(f"{(value or 0) - (truth[key] or 0):+.0e}" for key, value in values.items())
-        print(f"{name:22}{what:34}{rival_wall:8.2f}{rival_processor:8.2f}{rival_wall / wall:8.1f}  {apart}")
-    print(
-        f"\nblemish: {maps.size / wall / 1e6:.0f} megapixels/s, {peak / 1e6:.0f} MB at most beside maps and masks;"
-        f" NumPy {np.__version__}"
+        f"blemish: {maps.size / processor / 1e6:.0f} megapixels a CPU second,"
+        f" {peak / 1e6:.0f} MB at most beside maps and masks"
     )
     print("  ".join(f"{key} {value:.4f}" for key, value in truth.items() if value is not None))
+
+
+def streaming(n: int, size: int, seed: int) -> None:
+    """Print our time and memory for maps that come one at a time and are not kept."""
+    from blemish.metrics import Measurement
+
+    def run(maps: int) -> tuple[float, float, Any]:
+        measurement = Measurement(2.0, exact_pixels=0)
+        wall = processor = 0.0
+        for anomaly_map, mask in scenes(maps, size, seed):
+            start = time.perf_counter(), time.process_time()
+            measurement.add(float(anomaly_map.max()), bool(mask.any()), anomaly_map, mask)
+            wall, processor = wall + time.perf_counter() - start[0], processor + time.process_time() - start[1]
+        start = time.perf_counter(), time.process_time()
+        measures = measurement.measures()
+        return wall + time.perf_counter() - start[0], processor + time.process_time() - start[1], measures
+
+    def peak(maps: int) -> float:
+        tracemalloc.start()
+        run(maps)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most / 1e6
+
+    print(f"\nstreaming: {n} maps of {size} x {size}, {n * size**2 / 1e6:.1f} megapixels")
+    few, more = peak(max(2, n // 20)), peak(max(2, n // 5))
+    wall, processor, measures = run(n)
+    print(
+        f"blemish: all {len(measures.values)} figures {wall:.2f} s wall, {processor:.2f} s CPU:"
+        f" {n * size**2 / processor / 1e6:.0f} megapixels a CPU second"
+    )
+    print(f"memory, one map and its making included: {few:.0f} MB for a twentieth of them, {more:.0f} MB for a fifth")
+    for name, bound in measures.error_bounds.items():
+        print(f"{name} {measures.values[name]:.6f} ± {bound:.1e}")
 
 
 if __name__ == "__main__":

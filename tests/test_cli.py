@@ -353,8 +353,21 @@ def test_info_and_evaluate_print_tables(cli: Cli, line: Line) -> None:
     assert "smallest reachable rate" in info.out
     evaluation = cli("evaluate", line.model, line.source)
     assert evaluation.status == 0
-    for name in ("image_auroc", "aupro", "mad", "iou", "fps", "REVIEW"):
+    for name in ("image_auroc", "aupro", "mad", "iou", "best_iou", "fpr95", "fps", "fps_graph_batched", "REVIEW"):
         assert name in evaluation.out
+    assert "interval" in re.search(r"escape .*?\n", evaluation.out)[0]  # type: ignore[index]
+    assert "interval" not in re.search(r"aupro .*?\n", evaluation.out)[0]  # type: ignore[index]
+
+
+def test_evaluate_with_confidence(cli: Cli, line: Line) -> None:
+    figures = cli("evaluate", line.model, line.source, "--confidence", "--json").document
+    intervals = figures["confidence"]["intervals"]
+    assert figures["confidence"]["draws"] == 1000
+    for name in ("image_auroc", "pixel_auroc", "aupro", "iou", "fpr95"):
+        assert 0 <= intervals[name]["low"] <= intervals[name]["high"] <= 1
+    shown = cli("evaluate", line.model, line.source, "--confidence").out
+    low, high = intervals["aupro"]["low"], intervals["aupro"]["high"]
+    assert f"95% interval {low:.4f} to {high:.4f}" in " ".join(shown.split())
 
 
 def test_what_cannot_be_measured_says_why(cli: Cli, line: Line, tmp_path: Path) -> None:

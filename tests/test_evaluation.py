@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from scipy.stats import binomtest
 from blemish import metrics
 from blemish.data import Sample
 from blemish.errors import DataError
-from blemish.evaluation import Evaluation, Share, evaluate
+from blemish.evaluation import Evaluation, Share, evaluate, judging
 from parts import Line, detector, manifest_of
 
 KEYS = (
-    "image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max aupro mad iou fps n_normal n_anomalous verdicts"
+    "image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max aupro mad iou best_iou fpr95 "
+    "fps overkill escape n_normal n_anomalous verdicts"
 )
 
 
@@ -57,9 +60,23 @@ def test_counts_and_metrics_of_a_small_line(line: Line) -> None:
     threshold = detector().calibration.pixel_threshold
     false, true = (sum(score > threshold for score in scores) for scores in ((0.25, 0.42), (0.15, 0.5, 0.28, 0.6)))
     assert document["iou"] == pytest.approx(true / (4 + false))
-    assert document["undefined"] == {}
-    assert document["fps"] > 0
-    assert document["fps_graph"] > 0
+    assert document["undefined"] == document["error_bounds"] == {}
+    assert document["confidence"] is None
+    assert min(document["fps"], document["fps_graph"], document["fps_graph_batched"]) > 0
+    assert document["batch_sizes"] == {"fps": 1, "fps_graph": 1, "fps_graph_batched": 8}
+
+
+def test_overkill_and_escape(line: Line) -> None:
+    """A rejected part, good or bad, is neither; it counts among all parts."""
+    for kind, label in (("good", "normal"), ("dent", "anomalous"), ("dent", "anomalous")):
+        line.add_broken(kind, label)  # type: ignore[arg-type]
+    evaluation = evaluate(detector(), line.dataset)
+    assert evaluation.overkill == Share(1, 7)
+    assert evaluation.escape == Share(1, 6)
+    document = as_json(evaluation)
+    assert (document["overkill"], document["escape"]) == (1 / 7, 1 / 6)
+    assert document["overkill_interval"] == pytest.approx(Share(1, 7).interval)
+    assert document["escape_interval"] == pytest.approx(Share(1, 6).interval)
 
 
 def test_metrics_are_those_of_the_metrics_package(line: Line) -> None:
@@ -108,6 +125,82 @@ def test_images_of_several_sizes_are_measured_at_their_own(tmp_path: Path) -> No
         line.add("dent", 50, shape=shape)
     values = evaluate(detector(), line.dataset).measures.values
     assert values["iou"] == values["pixel_auroc"] == values["aupro"] == 1
+
+    document = as_json(evaluate(detector(), line.dataset))
+    assert document["fps_graph_batched"] is None
+    assert document["undefined"]["fps_graph_batched"] == "images of different sizes make no batch"
+    assert document["fps_graph"] > 0
+
+
+def test_the_graph_is_timed_on_full_batches_of_what_there_is(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, shapes = detector(), []
+    run = judge.graph.run
+
+    def noted(batch: Any) -> Any:
+        shapes.append(batch.shape)
+        return run(batch)
+
+    monkeypatch.setattr(judge.graph, "run", noted)
+    line.samples = line.samples[:3]
+    evaluate(judge, line.dataset)
+    assert set(shapes) == {(1, 40, 60, 3), (8, 40, 60, 3)}
+    monkeypatch.setattr(judging, "_BATCH_PIXELS", 8 * 40 * 60 - 1)
+    shapes.clear()
+    reason = as_json(evaluate(judge, line.dataset))["undefined"]["fps_graph_batched"]
+    assert "megapixels together" in reason
+    assert set(shapes) == {(1, 40, 60, 3)}
+
+
+def test_above_the_number_of_exact_pixels_figures_have_bounds(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = evaluate(detector(), line.dataset).measures
+    monkeypatch.setattr(judging, "Measurement", partial(metrics.Measurement, exact_pixels=3 * 40 * 60))
+    document = as_json(evaluate(detector(), line.dataset))
+    assert set(document["error_bounds"]) == {
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1max",
+        "aupro",
+        "mad",
+        "iou",
+        "best_iou",
+    }
+    for name, value in exact.values.items():
+        assert document[name] == pytest.approx(value, abs=document["error_bounds"].get(name, 0) + 1e-9)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "Measurement", partial(metrics.Measurement, exact_pixels=200_000))
+    line = Line(tmp_path)
+
+    def peak(n: int) -> int:
+        while len(line.samples) < n:
+            line.add("good" if len(line.samples) % 2 else "dent", len(line.samples), shape=(160, 160))
+        tracemalloc.start()
+        evaluate(detector(), line.dataset)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(20), peak(80)
+    assert many < few + 6 * 160 * 160 * 5  # six maps and masks more at most, of sixty
+
+
+def test_intervals_on_request(line: Line) -> None:
+    evaluation = evaluate(detector(), line.dataset, confidence=True)
+    confidence = evaluation.confidence
+    assert confidence is not None
+    document = as_json(evaluation)["confidence"]
+    assert (document["draws"], document["seed"], document["level"]) == (1000, 0, 0.95)
+    judge = detector()
+    found = [judge.inspect(sample.path).anomaly_map for sample in line.samples]
+    masks = [None if s.mask is None else np.asarray(Image.open(s.mask)) for s in line.samples]
+    labels = [sample.label == "anomalous" for sample in line.samples]
+    threshold = judge.calibration.pixel_threshold
+    expected = metrics.bootstrap([m.max() for m in found], labels, found, masks, threshold)  # type: ignore[union-attr, arg-type]
+    assert confidence == expected
+    assert document["intervals"]["image_auroc"] == dict(expected.intervals["image_auroc"]._asdict())  # type: ignore[union-attr]
+    low, high = document["intervals"]["image_auroc"]["low"], document["intervals"]["image_auroc"]["high"]
+    assert low < 21 / 24 < high
 
 
 def test_rejected_images_count_as_verdicts_and_in_no_metric(line: Line) -> None:
@@ -158,7 +251,7 @@ def test_only_good_parts_leave_metrics_undefined_and_counts_there(tmp_path: Path
         line.add("good", brighter)
     document = as_json(evaluate(detector(), line.dataset))
     nulls = {key for key in KEYS.split() if document[key] is None}
-    assert nulls == set(KEYS.split()) - {"fps", "n_normal", "n_anomalous", "verdicts"}
+    assert nulls == set(KEYS.split()) - {"fps", "overkill", "n_normal", "n_anomalous", "verdicts"}
     assert nulls == document["undefined"].keys()
     assert document["undefined"]["image_auroc"] == "no anomalous images"
     assert document["verdicts"]["normal"] == {"OK": 1, "REVIEW": 0, "NG": 1, "REJECTED": 0}

@@ -26,7 +26,19 @@ from blemish.metrics import (
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-KEYS = ["image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "mad", "iou"]
+KEYS = [
+    "image_auroc",
+    "image_ap",
+    "image_f1max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1max",
+    "aupro",
+    "mad",
+    "iou",
+    "best_iou",
+    "fpr95",
+]
 METRICS_OF_SCORES = [auroc, average_precision, f1_max, fpr_at_tpr, roc_curve]
 
 Maps = list[np.ndarray]
@@ -532,8 +544,10 @@ def test_measure_gathers_everything() -> None:
         auroc(scores, labels), average_precision(scores, labels), f1_max(scores, labels),
         pixels.auroc(), pixels.average_precision(), pixels.f1_max(), pixels.aupro(0.1),
     ]  # fmt: skip
+    others = [pixels.iou(0.2), pixels.best_iou(), fpr_at_tpr(scores, labels, 0.95)]
     assert list(found.values) == KEYS
-    assert list(found.values.values()) == [*seven, pytest.approx(np.mean(seven)), pixels.iou(0.2)]
+    assert found.error_bounds == {}
+    assert list(found.values.values()) == [*seven, pytest.approx(np.mean(seven)), *others]
     assert all(type(value) is float for value in found.values.values())
     assert found.undefined == {}
     assert found.without_mask == 0

@@ -6,6 +6,7 @@ import os
 import re
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,10 +16,11 @@ import pytest
 
 from blemish.data import Dataset, Sample
 from blemish.errors import BlemishError
-from blemish.evaluation import evaluate, write_inspection_report, write_report
+from blemish.evaluation import evaluate, judging, write_inspection_report, write_report
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
 from blemish.evaluation.galleries import PER_KIND, SHOWN, SHOWN_OF_VERDICT
 from blemish.evaluation.report import LISTED
+from blemish.metrics import Measurement
 from blemish.runtime import Inspection
 from parts import Line, detector, manifest_of
 
@@ -126,9 +128,41 @@ def test_an_evaluation_stands_alone_and_says_what_matters(line: Line, tmp_path: 
         "made here",
     ):
         assert expected in page.text, expected
-    for name in ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO", "mAD", "IoU", "FPS"):
+    for name in (
+        "I-AUROC",
+        "I-AP",
+        "I-F1max",
+        "P-AUROC",
+        "P-AP",
+        "P-F1max",
+        "AUPRO",
+        "mAD",
+        "IoU",
+        "best IoU",
+        "FPR95",
+        "FPS",
+    ):
         assert re.search(rf"[01]\.\d{{4}} {name}|\d FPS", page.text), name
     assert len(page.all("svg")) == 3
+
+
+def test_bounds_and_intervals_are_told(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = evaluation_page(line, tmp_path / "plain.html")
+    assert "counted in bins" not in plain.text
+    assert "bootstrap" not in plain.text
+    monkeypatch.setattr(judging, "Measurement", partial(Measurement, exact_pixels=0))
+    judge = detector()
+    evaluation = evaluate(judge, line.dataset, confidence=True)
+    write_report(tmp_path / "full.html", evaluation, judge)
+    page = Page(tmp_path / "full.html")
+    assert_stands_alone(page)
+    largest = max(evaluation.measures.error_bounds.values())
+    assert f"differ from those above by at most {largest:.1g}." in page.text
+    assert "95 % bootstrap interval, from 1000 draws" in page.text
+    assert evaluation.confidence is not None
+    interval = evaluation.confidence.intervals["aupro"]
+    assert interval is not None
+    assert f"AUPRO {interval.low:.4f} to {interval.high:.4f}" in page.text
 
 
 def test_each_image_of_an_evaluation_stands_where_it_tells_most(line: Line, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from blemish.evaluation import Evaluation
+    from blemish.evaluation import Evaluation, Share
 
 
 def evaluate(
@@ -17,6 +17,9 @@ def evaluate(
     source: Annotated[Path, typer.Argument(help="Folder or csv file with labelled test images.")],
     layout: Annotated[str, typer.Option(help="`blemish layouts` lists them.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON document.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Add 95 % intervals of the metrics, by 1,000 bootstrap draws.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
 ) -> None:
     """Measure a detector on labelled test images it has not seen.
@@ -38,7 +41,12 @@ def evaluate(
         detector = load(model)
         dataset = open_dataset(source, layout)
         listener.say(dataset.note)
-        result = measure(detector, dataset, lambda done, total: listener.progress("inspecting", done / total))
+        result = measure(
+            detector,
+            dataset,
+            lambda done, total: listener.progress("inspecting", done / total),
+            confidence=confidence,
+        )
         if report:
             write_report(report, result, detector)
             listener.say(f"Wrote {report}.")
@@ -58,13 +66,38 @@ def print_tables(result: Evaluation) -> None:
     table = Table(
         "measure", "value", title=f"{figures['n_normal']} normal and {figures['n_anomalous']} anomalous images"
     )
-    names = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "mad", "iou")
-    for name in names:
-        value = figures[name]
-        table.add_row(name, f"undefined: {figures['undefined'].get(name, '')}" if value is None else f"{value:.4f}")
-    table.add_row("fps", f"{figures['fps']:.1f} images/s, decoding included")
+    for name, value in result.measures.values.items():
+        text = f"undefined: {figures['undefined'].get(name, '')}" if value is None else f"{value:.4f}"
+        if bound := figures["error_bounds"].get(name):
+            text += f" ± {bound:.1g}"
+        if result.confidence and (interval := result.confidence.intervals[name]):
+            text += f", {result.confidence.level:.0%} interval {interval.low:.4f} to {interval.high:.4f}"
+            if interval.undefined:
+                text += f" ({interval.undefined} of {result.confidence.draws} draws undefined)"
+        table.add_row(name, text)
+    for name, share, what in (
+        ("overkill", result.overkill, "good parts judged NG"),
+        ("escape", result.escape, "bad parts judged OK"),
+    ):
+        table.add_row(name, _share(share, what) if share.of else f"undefined: {figures['undefined'][name]}")
+    for name, what in (
+        ("fps", "decoding included, batch 1"),
+        ("fps_graph", "graph alone, batch 1"),
+        ("fps_graph_batched", f"graph alone, batch {figures['batch_sizes']['fps_graph_batched']}"),
+    ):
+        speed = figures[name]
+        reason = figures["undefined"].get(name)
+        table.add_row(name, f"undefined: {reason}" if speed is None else f"{speed:.1f} images/s, {what}")
     console.print(table)
     verdicts = Table("", "OK", "REVIEW", "NG", "REJECTED", title="verdicts")
     for label, counts in figures["verdicts"].items():
         verdicts.add_row(label, *(str(counts[name]) for name in ("OK", "REVIEW", "NG", "REJECTED")))
     console.print(verdicts)
+
+
+def _share(share: Share, what: str) -> str:
+    text = f"{share.count} of {share.of} {what}"
+    if share.rate is not None and share.interval is not None:
+        low, high = share.interval
+        text = f"{share.rate:.4f}: {text}, 95% interval {low:.4f} to {high:.4f}"
+    return text

@@ -9,8 +9,10 @@ What keeps the figures honest:
 * Pixel metrics are taken at each image's own resolution against its mask as it is. Papers shrink both to 256 x 256,
   which changes AUPRO and P-AP by up to a few points; compare such figures with care.
 * Thresholds come from calibration. Nothing is tuned on what is evaluated.
+* A figure that was not computed exactly comes with its error bound.
 
-The anomaly maps and masks of all images are kept until the metrics are done: 5 bytes a pixel. Images are not kept.
+Anomaly maps and masks are kept, 5 bytes a pixel, while there are no more than `metrics.EXACT_PIXELS`; with more, they
+are counted and let go of, so that memory does not grow with the number of images. Images are not kept.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,19 @@ from blemish.components import Mask
 from blemish.data import Dataset, Label, Sample, true_mask
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import DataError
-from blemish.metrics import Measures
+from blemish.metrics import Confidence, Measurement, Measures
 from blemish.runtime import Detector, Inspection
 
 Progress = Callable[[int, int], None]
 
+BATCH = 8
+"""Images that the graph is timed on together."""
 _TIMED_GRAPH_RUNS = 20
+_TIMED_BATCHES = 2
+_BATCH_PIXELS = 16_000_000
+"""Pixels of a batch that is timed, at most: what the graph makes of them has to fit into memory."""
+_AT_ONCE = 16
+"""Images inspected before their maps are measured."""
 _Z = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
 
@@ -106,7 +116,10 @@ class Evaluation:
     judged : every labelled test image that was inspected, rejected ones too, in the order of the dataset.
     measures : metrics over those that were not rejected.
     fps : inspections a second, one image at a time, warm, everything included from reading the file to the regions.
-    fps_graph : the same for the graph alone, on decoded images. Both None if every image was rejected.
+    fps_graph : images a second of the graph alone, one decoded image at a time, warm. Both None if every image was
+        rejected.
+    fps_graph_batched : the same with `BATCH` images together. None if they cannot be; `unbatched` says why.
+    confidence : bootstrap intervals of the metrics, if they were asked for.
     seen_in_training : test images left out because the detector was trained or calibrated on the same content.
     unlabelled : test images left out because nobody said what they show.
     """
@@ -117,8 +130,11 @@ class Evaluation:
     measures: Measures
     fps: float | None
     fps_graph: float | None
+    fps_graph_batched: float | None
+    unbatched: str
     seen_in_training: tuple[Sample, ...]
     unlabelled: tuple[Sample, ...]
+    confidence: Confidence | None = None
 
     def scored(self, label: Label) -> tuple[Judged, ...]:
         """The images of one label that metrics rest on."""
@@ -138,6 +154,19 @@ class Evaluation:
     def detections(self) -> Share:
         """Anomalous images judged NG, of the anomalous images judged."""
         return _share(self.scored("anomalous"), Verdict.NG)
+
+    @property
+    def overkill(self) -> Share:
+        """Good parts judged NG, of all good parts. One that was rejected counts among all: nobody judged it bad."""
+        return _share(self._of("normal"), Verdict.NG)
+
+    @property
+    def escape(self) -> Share:
+        """Bad parts judged OK, of all bad parts: those that neither NG nor REVIEW nor REJECTED keeps back."""
+        return _share(self._of("anomalous"), Verdict.OK)
+
+    def _of(self, label: Label) -> tuple[Judged, ...]:
+        return tuple(j for j in self.judged if j.sample.label == label)
 
     def verdicts(self) -> dict[str, dict[str, int]]:
         """Number of OK, REVIEW, NG and REJECTED among the normal and among the anomalous images."""
@@ -164,11 +193,24 @@ class Evaluation:
         """
         undefined = dict(self.measures.undefined)
         if self.fps is None:
-            undefined["fps"] = "no image was judged"
+            undefined["fps"] = undefined["fps_graph"] = "no image was judged"
+        if self.fps_graph_batched is None:
+            undefined["fps_graph_batched"] = self.unbatched
+        for name, share, label in (("overkill", self.overkill, "normal"), ("escape", self.escape, "anomalous")):
+            if share.rate is None:
+                undefined[name] = f"no {label} images"
         return {
             **self.measures.values,
+            "error_bounds": self.measures.error_bounds,
+            "confidence": None if self.confidence is None else _confidence_to_dict(self.confidence),
             "fps": self.fps,
             "fps_graph": self.fps_graph,
+            "fps_graph_batched": self.fps_graph_batched,
+            "batch_sizes": {"fps": 1, "fps_graph": 1, "fps_graph_batched": BATCH},
+            "overkill": self.overkill.rate,
+            "overkill_interval": self.overkill.interval,
+            "escape": self.escape.rate,
+            "escape_interval": self.escape.interval,
             "n_normal": len(self.scored("normal")),
             "n_anomalous": len(self.scored("anomalous")),
             "verdicts": self.verdicts(),
@@ -197,7 +239,12 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector, dataset: Dataset, progress: Progress | None = None, *, include_seen: bool = False
+    detector: Detector,
+    dataset: Dataset,
+    progress: Progress | None = None,
+    *,
+    include_seen: bool = False,
+    confidence: bool = False,
 ) -> Evaluation:
     """Inspect the labelled test images of a dataset and measure how well that went.
 
@@ -205,6 +252,7 @@ def evaluate(
     ----------
     progress : called after each image with the number done and the number in all.
     include_seen : judge also images that training saw, as a protocol with overlap asks for. Their scores flatter.
+    confidence : take bootstrap intervals of the metrics too.
 
     Raises
     ------
@@ -232,30 +280,32 @@ def evaluate(
             todo="Evaluate on images that it never saw",
         )
 
-    inspections, maps, fps = _inspect(detector, samples, progress)
-    masks = [_truth(sample, one) for sample, one in zip(samples, maps, strict=True)]
     threshold = detector.calibration.pixel_threshold
-    judged = tuple(
-        Judged(sample, inspection, _overlap(one, mask, threshold))
-        for sample, inspection, one, mask in zip(samples, inspections, maps, masks, strict=True)
-    )
-    kept = [i for i, one in enumerate(maps) if one is not None]
-    measures = metrics.measure(
-        scores=[judged[i].score for i in kept],
-        labels=[samples[i].label == "anomalous" for i in kept],
-        maps=[one for one in maps if one is not None],
-        masks=[masks[i] for i in kept],
-        pixel_threshold=threshold,
-    )
+    measurement = Measurement(threshold, confidence=confidence)
+    judged: list[Judged] = []
+    clock = _Clock()
+    for sample, inspection in zip(samples, _inspect(detector, samples, clock, progress), strict=True):
+        anomaly_map, overlap = inspection.anomaly_map, None
+        if inspection.score is not None and anomaly_map is not None:
+            mask = true_mask(sample, anomaly_map.shape)
+            overlap = _overlap(anomaly_map, mask, threshold)
+            measurement.add(inspection.score, sample.label == "anomalous", anomaly_map, mask)
+        judged.append(Judged(sample, replace(inspection, anomaly_map=None), overlap))
+    scored = [one.sample for one in judged if one.inspection.score is not None]
+    decoded = (images.read(sample.path, detector.contract) for sample in scored[:_TIMED_GRAPH_RUNS])
+    fps_graph, fps_graph_batched, unbatched = _time_graph(detector, decoded)
     return Evaluation(
         dataset=dataset,
         calibration=detector.calibration,
-        judged=judged,
-        measures=measures,
-        fps=fps,
-        fps_graph=_time_graph(detector, [samples[i] for i in kept[:_TIMED_GRAPH_RUNS]]),
+        judged=tuple(judged),
+        measures=measurement.measures(),
+        fps=len(scored) / clock.seconds if scored else None,
+        fps_graph=fps_graph,
+        fps_graph_batched=fps_graph_batched,
+        unbatched=unbatched,
         seen_in_training=seen,
         unlabelled=unlabelled,
+        confidence=measurement.confidence() if confidence else None,
     )
 
 
@@ -273,48 +323,77 @@ def _sha256(path: Path) -> str | None:
         return None
 
 
+class _Clock:
+    """Adds up the seconds spent inside it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+
 def _inspect(
-    detector: Detector, samples: Sequence[Sample], progress: Progress | None
-) -> tuple[list[Inspection], list[NDArray[np.float32] | None], float | None]:
-    """Inspections without arrays, anomaly maps, and images judged a second."""
+    detector: Detector, samples: Sequence[Sample], clock: _Clock, progress: Progress | None
+) -> Iterator[Inspection]:
+    """Inspections with their anomaly map alone, timed."""
     # The first run of a graph allocates what all others use; a rejected image would not come as far.
     any(detector.inspect(sample.path).score is not None for sample in samples)
-    inspections: list[Inspection] = []
-    maps: list[NDArray[np.float32] | None] = []
-    seconds = 0.0
-    stream = detector.stream(sample.path for sample in samples)
-    for done in range(1, len(samples) + 1):
-        # Nothing else happens between two images, so that decoding ahead gains no time that is not counted.
-        started = time.perf_counter()
-        inspection = next(stream)
-        seconds += time.perf_counter() - started
-        maps.append(inspection.anomaly_map)
-        inspections.append(replace(inspection, anomaly_map=None, mask=None, image=None))
-        if progress is not None:
-            progress(done, len(samples))
-    n = sum(one is not None for one in maps)
-    return inspections, maps, n / seconds if n else None
+    for start in range(0, len(samples), _AT_ONCE):
+        # A stream decodes ahead. Nothing else happens between two of its images, and it ends before anything else
+        # does, so that decoding ahead gains no time that is not counted.
+        some = samples[start : start + _AT_ONCE]
+        stream = detector.stream(sample.path for sample in some)
+        waiting: deque[Inspection] = deque()
+        for done in range(start + 1, start + 1 + len(some)):
+            with clock:
+                inspection = next(stream)
+            waiting.append(replace(inspection, mask=None, image=None))
+            if progress is not None:
+                progress(done, len(samples))
+        while waiting:
+            yield waiting.popleft()
 
 
-def _time_graph(detector: Detector, samples: Sequence[Sample]) -> float | None:
-    seconds = 0.0
-    for sample in samples:
-        batch = images.read(sample.path, detector.contract)[None]
-        started = time.perf_counter()
-        detector.graph.run(batch)
-        seconds += time.perf_counter() - started
-    return len(samples) / seconds if samples else None
+def _time_graph(detector: Detector, decoded: Iterable[NDArray[np.generic]]) -> tuple[float | None, float | None, str]:
+    """Images a second of the graph, one at a time and `BATCH` together, and why the latter is None."""
+    single, batched = _Clock(), _Clock()
+    runs, first = 0, list[NDArray[np.generic]]()
+    for image in decoded:
+        runs += 1
+        with single:
+            detector.graph.run(image[None])
+        if len(first) < BATCH:
+            first.append(image)
+    if not first:
+        return None, None, "no image was judged"
+    fps = runs / single.seconds
+    if len({image.shape for image in first}) > 1:
+        return fps, None, "images of different sizes make no batch"
+    if BATCH * first[0].shape[0] * first[0].shape[1] > _BATCH_PIXELS:
+        return fps, None, f"{BATCH} of these images have more than {_BATCH_PIXELS // 10**6} megapixels together"
+    batch = np.stack(list(islice(cycle(first), BATCH)))
+    detector.graph.run(batch)
+    with batched:
+        for _ in range(_TIMED_BATCHES):
+            detector.graph.run(batch)
+    return fps, BATCH * _TIMED_BATCHES / batched.seconds, ""
 
 
-def _truth(sample: Sample, anomaly_map: NDArray[np.float32] | None) -> Mask | None:
-    return None if anomaly_map is None else true_mask(sample, anomaly_map.shape)
-
-
-def _overlap(anomaly_map: NDArray[np.float32] | None, truth: Mask | None, threshold: float) -> float | None:
-    if anomaly_map is None or truth is None or not truth.any():
+def _overlap(anomaly_map: NDArray[np.float32], truth: Mask | None, threshold: float) -> float | None:
+    if truth is None or not truth.any():
         return None
     marked = anomaly_map > threshold
     return int(np.count_nonzero(marked & truth)) / int(np.count_nonzero(marked | truth))
+
+
+def _confidence_to_dict(confidence: Confidence) -> dict[str, Any]:
+    """Draws, seed and level; by metric its interval, or None."""
+    intervals = {name: interval and interval._asdict() for name, interval in confidence.intervals.items()}
+    return {"draws": confidence.draws, "seed": confidence.seed, "level": confidence.level, "intervals": intervals}
 
 
 def _share(judged: Sequence[Judged], verdict: Verdict) -> Share:

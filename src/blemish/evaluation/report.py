@@ -17,7 +17,7 @@ import numpy as np
 from blemish.decisions import Calibration, Verdict
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
 from blemish.evaluation.galleries import Highest, evaluation_galleries
-from blemish.evaluation.judging import Evaluation, Share
+from blemish.evaluation.judging import BATCH, Evaluation, Share
 from blemish.modelfile import Manifest
 from blemish.pages import Tile, counted, percent, write_page
 from blemish.pictures import ANCHORS
@@ -36,6 +36,8 @@ _METRICS = {
     "aupro": "AUPRO",
     "mad": "mAD",
     "iou": "IoU",
+    "best_iou": "best IoU",
+    "fpr95": "FPR95",
 }
 
 
@@ -183,8 +185,13 @@ def _metric_tiles(evaluation: Evaluation) -> list[Tile]:
     tiles = []
     for name, label in _METRICS.items():
         value = measures.values[name]
-        tiles.append(Tile("–" if value is None else f"{value:.4f}", label, measures.undefined.get(name, "")))
+        note = measures.undefined.get(name, "")
+        if evaluation.confidence is not None and (interval := evaluation.confidence.intervals[name]) is not None:
+            note = f"{interval.low:.4f} to {interval.high:.4f}"
+        tiles.append(Tile("–" if value is None else f"{value:.4f}", label, note))
     graph = "" if evaluation.fps_graph is None else f"graph alone {evaluation.fps_graph:.1f}"
+    if evaluation.fps_graph_batched is not None:
+        graph += f", {BATCH} at once {evaluation.fps_graph_batched:.1f}"
     tiles.append(Tile("–" if evaluation.fps is None else f"{evaluation.fps:.1f}", "FPS", graph))
     return tiles
 
@@ -196,8 +203,20 @@ def _notes(evaluation: Evaluation) -> list[str]:
         f"Image metrics rest on {counted(good, 'good image')} and {counted(bad, 'bad one')}; pixel metrics on the "
         f"good images and the {counted(with_mask, 'bad one')} with a mask, at full resolution. IoU is taken at the "
         "calibrated pixel threshold. FPS: one image at a time, from the file to the regions, on this machine.",
+        "Best IoU is the largest over all thresholds. FPR95 is the share of good images that is flagged where 95 % of "
+        "the bad ones are.",
         evaluation.dataset.note,
     ]
+    if bounds := evaluation.measures.error_bounds:
+        notes.append(
+            "There are too many pixels to keep, so they were counted in bins. The exact pixel metrics differ from "
+            f"those above by at most {max(bounds.values()):.1g}."
+        )
+    if confidence := evaluation.confidence:
+        notes.append(
+            f"Under a metric stands its {_percent(confidence.level)} bootstrap interval, from {confidence.draws} draws "
+            "of as many good and as many bad images, with replacement."
+        )
     if seen := len(evaluation.seen_in_training):
         were = "was left out, because the model was" if seen == 1 else "were left out, because the model was"
         notes.append(f"{counted(seen, 'test image')} {were} trained or calibrated on the same content.")

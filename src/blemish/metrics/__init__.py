@@ -1,11 +1,13 @@
-"""Metrics of anomaly detection: exact, fast, in NumPy alone.
+"""Metrics of anomaly detection: fast, in NumPy alone; exact, or with an error bound where memory is too small.
 
 A metric that the data cannot define raises `UndefinedMetric` with the reason; `measure` notes it as None.
 """
 
 from __future__ import annotations
 
-from blemish.metrics.measures import Measures, mad, measure
+from blemish.metrics.bins import Bounded
+from blemish.metrics.bootstrap import Confidence, Interval
+from blemish.metrics.measures import EXACT_PIXELS, Measurement, Measures, bootstrap, mad, measure
 from blemish.metrics.pixels import PixelRanking, per_image_pro
 from blemish.metrics.ranking import (
     Ranking,
@@ -17,14 +19,25 @@ from blemish.metrics.ranking import (
     rank,
     roc_curve,
 )
+from blemish.metrics.saturation import Defect, SaturatedOverlap, saturation_area, spro
+from blemish.metrics.streaming import StreamingPixels
 
 __all__ = [
+    "EXACT_PIXELS",
+    "Bounded",
+    "Confidence",
+    "Defect",
+    "Interval",
+    "Measurement",
     "Measures",
     "PixelRanking",
     "Ranking",
+    "SaturatedOverlap",
+    "StreamingPixels",
     "UndefinedMetric",
     "auroc",
     "average_precision",
+    "bootstrap",
     "f1_max",
     "fpr_at_tpr",
     "mad",
@@ -32,4 +45,6 @@ __all__ = [
     "per_image_pro",
     "rank",
     "roc_curve",
+    "saturation_area",
+    "spro",
 ]

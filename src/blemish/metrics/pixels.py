@@ -37,7 +37,7 @@ class PixelRanking:
     """
 
     def __init__(self, maps: Sequence[NDArray[np.floating]], masks: Sequence[Mask]) -> None:
-        self._maps = [_checked(i, *pair) for i, pair in enumerate(zip(maps, masks, strict=True))]
+        self._maps = [checked(i, *pair) for i, pair in enumerate(zip(maps, masks, strict=True))]
         marked = [i for i, mask in enumerate(masks) if mask.any()]
         values = np.concatenate([np.empty(0, np.float32), *(self._maps[i][masks[i]] for i in marked)])
         component, n_components = members([masks[i] for i in marked])
@@ -50,7 +50,7 @@ class PixelRanking:
         self._overlap: Floats = np.minimum(np.cumsum(share[component[order]])[last], 1.0)
         self._overlap[-1:] = 1.0
         thresholds = self._values[last][::-1]
-        at_or_above, above = _count(_normal_values(self._maps, masks), thresholds)
+        at_or_above, above = count(normal_values(self._maps, masks), thresholds)
         self.ranking = Ranking(
             true_positives=(last + 1).astype(np.int64),
             false_positives=at_or_above[::-1],
@@ -82,14 +82,7 @@ class PixelRanking:
         ------
         ValueError : `limit` is not in (0, 1].
         """
-        if not 0 < limit <= 1:
-            raise ValueError(f"the limit of the false positive rate lies in (0, 1], not {limit}")
-        fpr, pro = self.pro_curve()
-        n = int(np.searchsorted(fpr, limit, side="right"))
-        if n < fpr.size:
-            at_limit = np.interp(limit, fpr[n - 1 : n + 1], pro[n - 1 : n + 1])
-            fpr, pro = np.append(fpr[:n], limit), np.append(pro[:n], at_limit)
-        return min(_area(fpr, pro) / limit, 1.0)
+        return area_up_to(*self.pro_curve(), checked_limit(limit))
 
     def iou(self, threshold: float) -> float:
         """Intersection over union of the masks with `map > threshold`, over all pixels of all images.
@@ -137,7 +130,7 @@ def per_image_pro(maps: Sequence[NDArray[np.floating]], masks: Sequence[Mask]) -
     ValueError : a map is not finite (as float32), or masks and maps do not fit.
     UndefinedMetric : no anomalous pixels at all, or an image on which that recipe has no curve.
     """
-    pairs = [(_checked(i, one, mask), mask) for i, (one, mask) in enumerate(zip(maps, masks, strict=True))]
+    pairs = [(checked(i, one, mask), mask) for i, (one, mask) in enumerate(zip(maps, masks, strict=True))]
     areas = [_pro_of_one_image(i, one, mask) for i, (one, mask) in enumerate(pairs) if mask.any()]
     if not areas:
         raise UndefinedMetric("no anomalous pixels")
@@ -163,7 +156,7 @@ def _pro_of_one_image(i: int, anomaly_map: NDArray[np.float32], mask: Mask) -> f
     return _area(fpr / fpr[-1], pro)
 
 
-def _checked(i: int, anomaly_map: ArrayLike, mask: Mask) -> NDArray[np.float32]:
+def checked(i: int, anomaly_map: ArrayLike, mask: Mask) -> NDArray[np.float32]:
     """Take map `i` as float32, certain to be finite and to fit its mask."""
     with np.errstate(over="ignore"):
         values = np.asarray(anomaly_map, dtype=np.float32)
@@ -174,7 +167,7 @@ def _checked(i: int, anomaly_map: ArrayLike, mask: Mask) -> NDArray[np.float32]:
     return values
 
 
-def _normal_values(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> Iterator[NDArray[np.float32]]:
+def normal_values(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> Iterator[NDArray[np.float32]]:
     """All pixels, piece by piece, anomalous ones as minus infinity; each piece is overwritten by the next."""
     piece, used = np.empty(_PIECE, np.float32), 0
     for one, mask in zip(maps, masks, strict=True):
@@ -189,7 +182,7 @@ def _normal_values(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -
     yield piece[:used]
 
 
-def _count(pieces: Iterator[NDArray[np.float32]], thresholds: NDArray[np.float32]) -> tuple[Counts, Counts]:
+def count(pieces: Iterator[NDArray[np.float32]], thresholds: NDArray[np.float32]) -> tuple[Counts, Counts]:
     """Count how many of all values lie at or above each threshold, and how many strictly above.
 
     Parameters
@@ -251,6 +244,21 @@ class _Buckets:
         position += np.float32(1)
         np.clip(position, 0, self.n, out=position)
         return position.astype(np.intp)
+
+
+def checked_limit(limit: float) -> float:
+    """Take a limit of the false positive rate, certain to be in (0, 1]."""
+    if not 0 < limit <= 1:
+        raise ValueError(f"the limit of the false positive rate lies in (0, 1], not {limit}")
+    return limit
+
+
+def area_up_to(x: Floats, y: Floats, limit: float) -> float:
+    """Area under straight lines between points, x from 0 to `limit`, divided by it; at most 1."""
+    n = int(np.searchsorted(x, limit, side="right"))
+    if n < x.size:
+        x, y = np.append(x[:n], limit), np.append(y[:n], np.interp(limit, x[n - 1 : n + 1], y[n - 1 : n + 1]))
+    return min(_area(x, y) / limit, 1.0)
 
 
 def _area(x: Floats, y: Floats) -> float:
