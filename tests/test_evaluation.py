@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from blemish import metrics
-from blemish.data import Sample
+from blemish.data import Sample, open_dataset
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, Share, evaluate, judging
 from parts import Line, detector, manifest_of
 
 KEYS = (
-    "image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max aupro mad iou best_iou fpr95 "
+    "image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max aupro mad iou best_iou fpr95 pro_per_image "
     "fps overkill escape n_normal n_anomalous verdicts"
 )
 
@@ -85,7 +86,8 @@ def test_metrics_are_those_of_the_metrics_package(line: Line) -> None:
     masks = [None if s.mask is None else np.asarray(Image.open(s.mask)) for s in line.samples]
     labels = [sample.label == "anomalous" for sample in line.samples]
     expected = metrics.measure([m.max() for m in maps], labels, maps, masks, judge.calibration.pixel_threshold)  # type: ignore[union-attr, arg-type]
-    assert evaluate(judge, line.dataset).measures.values == pytest.approx(expected.values)
+    found = evaluate(judge, line.dataset).measures.values
+    assert {name: found[name] for name in expected.values} == pytest.approx(expected.values)
 
 
 def test_verdicts_are_those_of_inspecting(line: Line) -> None:
@@ -322,3 +324,45 @@ def test_intervals_of_shares(count: int, of: int) -> None:
 def test_nothing_of_nothing_has_no_rate() -> None:
     assert Share(0, 0).rate is None
     assert Share(0, 0).interval is None
+
+
+def test_pro_per_image_is_the_mean_over_bad_parts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    line = Line(tmp_path)
+    for kind, brighter in (("good", 5), ("dent", 30), ("dent", 50)):
+        sample = line.add(kind, brighter)
+        pixels = np.asarray(Image.open(sample.path)).astype(int)
+        line.save(sample.path, (pixels + rng.integers(0, 40, pixels.shape)).astype(np.uint8))
+
+    found = evaluate(detector(), line.dataset).measures.values["pro_per_image"]
+
+    bad = [sample for sample in line.samples if sample.label == "anomalous"]
+    pairs = [(detector().inspect(sample.path).anomaly_map, np.asarray(Image.open(sample.mask))) for sample in bad]
+    assert found == pytest.approx(metrics.per_image_pro([one for one, _ in pairs], [mask > 0 for _, mask in pairs]))
+
+
+def test_defects_of_loco_saturate(tmp_path: Path) -> None:
+    line = Line(tmp_path / "unused")
+    grey = np.full((40, 60, 3), 100, np.uint8)
+    bad = grey.copy()
+    bad[10:20, 5:10] += 60
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:20, 5:15] = 255
+    root = tmp_path / "box"
+    line.save(root / "train/good/000.png", grey)
+    line.save(root / "validation/good/000.png", grey)
+    line.save(root / "test/good/000.png", grey + 1)
+    line.save(root / "test/logical_anomalies/000.png", bad)
+    line.save(root / "ground_truth/logical_anomalies/000/000.png", truth)
+    config = [{"defect_name": "d", "pixel_value": 255, "saturation_threshold": 0.5, "relative_saturation": True}]
+    (root / "defects_config.json").write_text(json.dumps(config))
+    dataset = open_dataset(root)
+
+    values = evaluate(detector(), dataset).measures.values
+
+    # Half of the defect is found, which is all that is asked for; no threshold flags a good pixel before it is.
+    assert dataset.layout == "mvtec-loco"
+    assert values["au_spro_05"] == pytest.approx(1)
+    assert values["aupro"] is not None
+    assert values["aupro"] < 0.8
+    assert "au_spro_05" not in evaluate(detector(), replace(dataset, layout="mvtec")).measures.values

@@ -11,6 +11,7 @@ from blemish.metrics import (
     Defect,
     PixelRanking,
     SaturatedOverlap,
+    StreamingPixels,
     UndefinedMetric,
     saturation_area,
     spro,
@@ -127,3 +128,28 @@ def test_what_is_undefined_or_does_not_fit() -> None:
         spro(maps, defects[1:])
     with pytest.raises(ValueError, match="limit"):
         spro(maps, defects, 0)
+
+
+def test_counted_in_bins_it_is_the_same_within_its_bound() -> None:
+    rng = np.random.default_rng(5)
+    maps, defects = [], []
+    for number in range(6):
+        maps.append(rng.normal(size=(40, 50)).astype(np.float32))
+        of_image = []
+        for _ in range(number % 3):
+            y, x = rng.integers(0, 30, size=2)
+            mask = np.zeros((40, 50), bool)
+            mask[y : y + 9, x : x + 12] = True
+            maps[-1][mask] += 1.5
+            of_image.append(Defect(mask, int(rng.integers(1, mask.sum() + 1))))
+        defects.append(of_image)
+    stream = StreamingPixels()
+    for one, of_image in zip(maps, defects, strict=True):
+        stream.update_defects(one, of_image)
+
+    for limit in (0.05, 0.3, 1.0):
+        value, bound = stream.aupro(limit)
+        assert abs(value - spro(maps, defects, limit)) <= bound + 1e-12
+        assert bound < 1e-3
+    with pytest.raises(ValueError, match="a saturation area of 0"):
+        stream.update_defects(maps[0], [Defect(np.ones((40, 50), bool), 0)])

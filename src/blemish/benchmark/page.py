@@ -13,7 +13,7 @@ from markupsafe import Markup
 from blemish.benchmark.results import Row
 from blemish.benchmark.running import IMAGES, PICTURES_EACH, picture_name
 from blemish.benchmark.summary import COLUMNS, TOLERANCE, Summary
-from blemish.benchmark.tables import MEAN, TITLES, Table, mean_over_categories
+from blemish.benchmark.tables import LOWER_IS_BETTER, MEAN, TITLES, Table, mean_over_categories
 from blemish.pages import Tile, write_page
 
 _LINES = ("accent", "normal", "anomalous", "ok", "review", "rejected")
@@ -83,7 +83,7 @@ def _shown(table: Table) -> ShownTable:
     lines = []
     for category, cells in table.rows:
         values = [cell.mean for cell in cells if cell.mean is not None]
-        lower_is_better = table.metric == "fpr95"
+        lower_is_better = table.metric in LOWER_IS_BETTER
         best = (min(values) if lower_is_better else max(values)) if len(values) > 1 else None
         texts = tuple((cell.text(table.metric), cell.mean is not None and cell.mean == best) for cell in cells)
         lines.append((category, texts))

@@ -39,7 +39,7 @@ MEAN = "mean"
 
 SAME_SETTING = "same setting"
 
-_OURS = {"pro_per_image": "aupro", "best_iou": "iou"}
+_OURS = {"pro_per_image": "aupro"}
 """The measured metric that a published one stands beside, where they are not the same."""
 
 
@@ -244,10 +244,8 @@ def _about_measuring(figure: PublishedFigure, categories: Sequence[str], metric:
         yield "best epoch on test"
     elif figure.selection == "unknown":
         yield "choice of the epoch not stated"
-    if figure.metric == "pro_per_image":
+    if figure.metric == "pro_per_image" and metric != "pro_per_image":
         yield "PRO per image, here over all images"
-    if figure.metric == "best_iou":
-        yield "IoU at its best threshold, here at the calibrated one"
     if metric == "fps":
         yield "other machine"
     elif figure.metric in (*PIXEL_METRICS, "mad"):

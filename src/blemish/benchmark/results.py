@@ -22,14 +22,16 @@ class Row(BaseModel):
 
     task, setting, category : what was trained on, what else tells the training, what was judged.
     method, seed, config, preset, teacher, image_size : how it was trained.
-    values : metrics, each in [0, 1] or None; undefined : for each None the reason.
+    values : metrics, each in [0, 1] or None; undefined : for each None the reason; error_bounds : how far at most the
+        exact value is from one that was counted in bins.
     protocol, protocol_fingerprint, data_fingerprint : what the figures hold for; the latter covers the names of all
         training and test images.
     n_train, n_calibration : images that trained, and that calibrated; n_train_and_calibration did both (folds).
     contaminated_by : how many anomalous ones were among them all.
     n_normal, n_anomalous : images that metrics rest on.
     false_alarm_rate : what the threshold is calibrated for.
-    fps : inspections a second, one at a time, decoding included; fps_graph : graph alone. Of this run, on this machine.
+    fps : inspections a second, one at a time, decoding included; fps_graph : graph alone; fps_graph_batched : graph
+        alone, eight images at a time. Of this run, on this machine.
     machine, versions, date : where and when.
     train_seconds : None where a model file that was kept made training unnecessary.
     error : why there are no figures; "" if there are.
@@ -54,6 +56,7 @@ class Row(BaseModel):
     image_size: int = 0
     values: dict[str, float | None] = {}
     undefined: dict[str, str] = {}
+    error_bounds: dict[str, float] = {}
     n_train: int = 0
     n_calibration: int = 0
     n_train_and_calibration: int = 0
@@ -63,6 +66,7 @@ class Row(BaseModel):
     false_alarm_rate: float | None = None
     fps: float | None = None
     fps_graph: float | None = None
+    fps_graph_batched: float | None = None
     train_seconds: float | None = None
     model_bytes: int | None = None
     machine: str = ""
@@ -140,11 +144,12 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """All rows as a table: one line each, metrics in columns of their own."""
     listed = [row.model_dump(mode="json") for row in rows]
     metrics = sorted({name for row in listed for name in row["values"]})
-    plain = [name for name in Row.model_fields if name not in ("values", "undefined", "config", "versions")]
+    structured = ("config", "versions", "undefined", "error_bounds")
+    plain = [name for name in Row.model_fields if name not in ("values", *structured)]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*plain[:5], *metrics, *plain[5:], "config", "versions", "undefined"])
+        writer = csv.DictWriter(file, [*plain[:5], *metrics, *plain[5:], *structured])
         writer.writeheader()
         for row in listed:
             line = {name: row[name] for name in plain} | {name: row["values"].get(name) for name in metrics}
-            line |= {name: json.dumps(row[name]) for name in ("config", "versions", "undefined")}
+            line |= {name: json.dumps(row[name]) for name in structured}
             writer.writerow(line)

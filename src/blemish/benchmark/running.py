@@ -237,10 +237,7 @@ def _row(
     figures = result.to_dict()
     undefined: dict[str, str] = figures["undefined"]
     roles = [image.role for image in manifest.training.images]
-    values = dict(result.measures.values) | {
-        "false_alarm_rate_measured": figures["false_alarm_rate_measured"],
-        "detection_rate_measured": figures["detection_rate_measured"],
-    }
+    values = dict(result.measures.values) | {name: figures[name] for name in ("overkill", "escape")}
     return Row(
         **common,
         category=category,
@@ -248,6 +245,7 @@ def _row(
         image_size=manifest.config["image_size"],
         values=values,
         undefined={name: reason for name, reason in undefined.items() if name in values},
+        error_bounds=result.measures.error_bounds,
         n_train=sum("train" in role for role in roles),
         n_calibration=detector.calibration.n,
         n_train_and_calibration=roles.count("train and calibration"),
@@ -256,6 +254,7 @@ def _row(
         false_alarm_rate=detector.calibration.false_alarm_rate,
         fps=result.fps,
         fps_graph=result.fps_graph,
+        fps_graph_batched=result.fps_graph_batched,
         train_seconds=seconds,
         model_bytes=size,
         versions=manifest.training.versions | {"blemish": manifest.blemish, "device": manifest.training.device},

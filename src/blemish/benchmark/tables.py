@@ -20,10 +20,17 @@ TITLES = {
     "mad": "mAD",
     "iou": "IoU",
     "best_iou": "best IoU",
+    "pro_per_image": "PRO per image",
+    "au_spro_05": "AU-sPRO 5 %",
+    "au_spro_30": "AU-sPRO 30 %",
     "fpr95": "FPR95",
+    "overkill": "overkill",
+    "escape": "escape",
     "fps": "FPS",
 }
 """Metrics that tables know, in their order."""
+
+LOWER_IS_BETTER = frozenset({"fpr95", "overkill", "escape"})
 
 FIRST = ("image_auroc", "pixel_auroc", "aupro", "mad")
 """What is printed unless more is asked for; all others stand in the CSV file."""

@@ -70,7 +70,7 @@ def print_tables(result: Evaluation) -> None:
         text = f"undefined: {figures['undefined'].get(name, '')}" if value is None else f"{value:.4f}"
         if bound := figures["error_bounds"].get(name):
             text += f" ± {bound:.1g}"
-        if result.confidence and (interval := result.confidence.intervals[name]):
+        if result.confidence and (interval := result.confidence.intervals.get(name)):
             text += f", {result.confidence.level:.0%} interval {interval.low:.4f} to {interval.high:.4f}"
             if interval.undefined:
                 text += f" ({interval.undefined} of {result.confidence.draws} draws undefined)"

@@ -37,6 +37,9 @@ _METRICS = {
     "mad": "mAD",
     "iou": "IoU",
     "best_iou": "best IoU",
+    "pro_per_image": "PRO per image",
+    "au_spro_05": "AU-sPRO, 5 %",
+    "au_spro_30": "AU-sPRO, 30 %",
     "fpr95": "FPR95",
 }
 
@@ -184,9 +187,11 @@ def _metric_tiles(evaluation: Evaluation) -> list[Tile]:
     measures = evaluation.measures
     tiles = []
     for name, label in _METRICS.items():
+        if name not in measures.values:
+            continue
         value = measures.values[name]
         note = measures.undefined.get(name, "")
-        if evaluation.confidence is not None and (interval := evaluation.confidence.intervals[name]) is not None:
+        if evaluation.confidence is not None and (interval := evaluation.confidence.intervals.get(name)) is not None:
             note = f"{interval.low:.4f} to {interval.high:.4f}"
         tiles.append(Tile("–" if value is None else f"{value:.4f}", label, note))
     graph = "" if evaluation.fps_graph is None else f"graph alone {evaluation.fps_graph:.1f}"
@@ -208,13 +213,14 @@ def _notes(evaluation: Evaluation) -> list[str]:
         evaluation.dataset.note,
     ]
     if bounds := evaluation.measures.error_bounds:
+        counted_in_bins = ", ".join(_METRICS.get(name, name) for name in bounds)
         notes.append(
-            "There are too many pixels to keep, so they were counted in bins. The exact pixel metrics differ from "
-            f"those above by at most {max(bounds.values()):.1g}."
+            f"Counted in bins, for the sake of memory: {counted_in_bins}. The exact values differ from those above by "
+            f"at most {max(bounds.values()):.1g}."
         )
     if confidence := evaluation.confidence:
         notes.append(
-            f"Under a metric stands its {_percent(confidence.level)} bootstrap interval, from {confidence.draws} draws "
+            f"Under a metric stands its {percent(confidence.level)} bootstrap interval, from {confidence.draws} draws "
             "of as many good and as many bad images, with replacement."
         )
     if seen := len(evaluation.seen_in_training):

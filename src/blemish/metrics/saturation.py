@@ -60,13 +60,7 @@ class SaturatedOverlap:
             anywhere = np.zeros(one.shape, np.bool_) if of_image else np.broadcast_to(np.False_, one.shape)
             one = checked(i, one, anywhere)
             for mask, enough in of_image:
-                inside = checked(i, one, mask)[mask]
-                if not 1 <= enough <= inside.size:
-                    raise ValueError(
-                        f"image {i} has a defect of {inside.size} pixels and a saturation area of {enough}"
-                    )
-                # The highest of its pixels make up its overlap; whatever else is found of it adds nothing.
-                values.append(np.partition(inside, inside.size - enough)[inside.size - enough :])
+                values.append(saturating(i, one, Defect(mask, enough)))
                 shares.append(np.full(enough, 1 / enough))
                 anywhere |= mask
             kept.append(one)
@@ -105,6 +99,20 @@ class SaturatedOverlap:
         ValueError : `limit` is not in (0, 1].
         """
         return area_up_to(*self.curve(), checked_limit(limit))
+
+
+def saturating(i: int, anomaly_map: NDArray[np.float32], defect: Defect) -> NDArray[np.float32]:
+    """The highest values in a defect of image `i`, as many as suffice: whatever else is found of it adds nothing.
+
+    Raises
+    ------
+    ValueError : the mask does not fit, or the saturation area is not in 1 ... area.
+    """
+    inside, enough = checked(i, anomaly_map, defect.mask)[defect.mask], defect.saturation_area
+    if not 1 <= enough <= inside.size:
+        raise ValueError(f"image {i} has a defect of {inside.size} pixels and a saturation area of {enough}")
+    highest: NDArray[np.float32] = np.partition(inside, inside.size - enough)[inside.size - enough :]
+    return highest
 
 
 def spro(maps: Sequence[NDArray[np.floating]], defects: Sequence[Sequence[Defect]], limit: float = 0.05) -> float:

@@ -7,6 +7,7 @@ counts of several processes can be added. Where all values of a bin are the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from blemish.components import Mask, members
 from blemish.metrics.bins import Bins, Bounded, BoundedArrays
 from blemish.metrics.pixels import checked, checked_limit
 from blemish.metrics.ranking import Floats, UndefinedMetric, thin
+from blemish.metrics.saturation import Defect, saturating
 
 _LOW_BITS = 10
 _BINS = 1 << (32 - _LOW_BITS)
@@ -56,13 +58,7 @@ class StreamingPixels:
         if mask is None:
             mask = np.broadcast_to(np.False_, anomaly_map.shape)
         values = checked(self._n_images, anomaly_map, mask)
-        self._settled = None
-        self._n_images += 1
-        flat = values.ravel()
-        for start in range(0, flat.size, _PIECE):
-            keys, low = _split(flat[start : start + _PIECE])
-            np.add.at(self._pixels, keys, 1)
-            self._note(keys, low)
+        self._count(values)
         if mask.any():
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
             box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -71,6 +67,39 @@ class StreamingPixels:
             np.add.at(self._anomalous, keys, 1)
             np.add.at(self._overlap, keys, (1 / np.bincount(component, minlength=n))[component])
             self._n_components += n
+
+    def update_defects(self, anomaly_map: NDArray[np.floating], defects: Sequence[Defect]) -> None:
+        """Add one image whose defects saturate, in the place of components; then `aupro` is AU-sPRO.
+
+        Parameters
+        ----------
+        anomaly_map : float, H x W, finite; higher is more anomalous. It is rounded to float32.
+        defects : as for `SaturatedOverlap`; none for a good image.
+
+        Raises
+        ------
+        ValueError : the map is not finite (as float32), a mask does not fit it, or a saturation area is not possible.
+        """
+        anywhere = np.zeros(anomaly_map.shape, np.bool_)
+        values = checked(self._n_images, anomaly_map, anywhere)
+        highest = [(saturating(self._n_images, values, defect), defect.saturation_area) for defect in defects]
+        for defect in defects:
+            anywhere |= defect.mask
+        self._count(values)
+        np.add.at(self._anomalous, _split(values[anywhere])[0], 1)
+        for inside, enough in highest:
+            np.add.at(self._overlap, _split(inside)[0], 1 / enough)
+        self._n_components += len(defects)
+
+    def _count(self, values: NDArray[np.float32]) -> None:
+        """Count the pixels of an image, whatever they are."""
+        self._settled = None
+        self._n_images += 1
+        flat = values.ravel()
+        for start in range(0, flat.size, _PIECE):
+            keys, low = _split(flat[start : start + _PIECE])
+            np.add.at(self._pixels, keys, 1)
+            self._note(keys, low)
 
     def merge(self, other: StreamingPixels) -> None:
         """Add all images of another one."""
