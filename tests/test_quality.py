@@ -486,15 +486,20 @@ def test_bad_parts_of_a_product_line_rank_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not GRID.is_dir(), reason="needs the grids of MVTec AD in ../shared/data")
-def test_bad_grids_among_good_ones_rank_first(tmp_path: Path) -> None:
+def test_bad_grids_among_good_ones_rank_high(tmp_path: Path) -> None:
+    """One of each kind among 40 good ones. A bad one is first, and most of the first five are bad: five drawn by chance
+    would hold three bad ones or more once in 150 times."""
     good = sorted((GRID / "train" / "good").iterdir())[:40]
-    bad = [GRID / "test" / "broken" / name for name in ("001.png", "006.png")]
+    bad = [path for path in sorted((GRID / "test").glob("*/001.png")) if path.parent.name != "good"]
     for path in good:
         shutil.copy(path, tmp_path / path.name)
     for path in bad:
-        shutil.copy(path, tmp_path / f"bad{path.name}")
+        shutil.copy(path, tmp_path / f"bad_{path.parent.name}.png")
     (ranking,) = check(open_categories(tmp_path), embed=embedding()).ranking.values()
-    assert {one.name for one in ranking[:2]} == {f"bad{path.name}" for path in bad}
+    is_bad = [one.name.startswith("bad") for one in ranking]
+    assert sum(is_bad) == 5
+    assert is_bad[0]
+    assert sum(is_bad[:5]) >= 3
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs real images in ../shared/data")
