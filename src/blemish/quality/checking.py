@@ -95,7 +95,7 @@ def check(
     """Find out what is wrong with a dataset, or with several categories together.
 
     Every image is read once, and once more by `embed` if it trains. About 9 KiB are kept of each; `embed` adds what
-    it returns.
+    it returns of one category at a time.
 
     Parameters
     ----------

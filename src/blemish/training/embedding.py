@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from blemish.errors import UsageError
 from blemish.images import ImageContract
 from blemish.nn.preparation import Preparation
 from blemish.teachers import FeaturePyramid
@@ -17,9 +18,10 @@ from blemish.training.images import TrainingImages
 
 STRIDES = (8, 16)
 """Levels of the pyramid: the two that PatchCore (Roth et al., CVPR 2022) found best."""
-SIZE = 224
-WIDTH = 64
-"""Channels that are kept, by a random projection: it preserves distances (Johnson and Lindenstrauss, 1984)."""
+SIZES = (320, 224)
+"""Sides that images are resized to, the first that the teacher takes."""
+WIDTH = 128
+"""Channels that are kept, by a random projection: it nearly preserves distances (Johnson and Lindenstrauss, 1984)."""
 BATCH = 8
 
 
@@ -33,27 +35,31 @@ class Embedding:
     ----------
     teacher : with the levels `STRIDES`.
     contract : how images are read.
+
+    Raises
+    ------
+    UsageError : the teacher takes images of neither size.
     """
 
     def __init__(self, teacher: FeaturePyramid, contract: ImageContract) -> None:
         self.teacher = teacher
         self.contract = contract
-        self.grid = teacher.grids(SIZE)[-1]
+        self.size, self.grid = _fitting(teacher)
         # On the CPU, so that every machine projects alike.
         generator = torch.Generator().manual_seed(0)
         channels = sum(teacher.info.channels)
         self.projection = torch.randn(channels, WIDTH, generator=generator) / WIDTH**0.5
 
-    def __call__(self, paths: Sequence[Path], tell: Callable[[float], None]) -> NDArray[np.float32]:
-        """Read image files and return N x patches x WIDTH; `tell` how far it is, in [0, 1].
+    def __call__(self, paths: Sequence[Path], tell: Callable[[float], None]) -> NDArray[np.float16]:
+        """Read image files and return N x patches x WIDTH, float16; `tell` how far it is, in [0, 1].
 
         Raises
         ------
         ImageError : a file can no longer be read.
         """
-        preparation = Preparation(self.contract.low, self.contract.high, SIZE)
+        preparation = Preparation(self.contract.low, self.contract.high, self.size)
         images = TrainingImages(paths, self.contract, preparation)
-        features = np.empty((len(images), self.grid**2, WIDTH), np.float32)
+        features = np.empty((len(images), self.grid**2, WIDTH), np.float16)
         done = 0
         for batch in images.batches(range(len(images)), BATCH):
             with torch.inference_mode():
@@ -67,3 +73,13 @@ class Embedding:
         levels = [F.adaptive_avg_pool2d(level, self.grid) for level in levels]
         together: torch.Tensor = torch.cat(levels, dim=1).flatten(2).transpose(1, 2) @ self.projection
         return together
+
+
+def _fitting(teacher: FeaturePyramid) -> tuple[int, int]:
+    """The first of SIZES that a teacher takes, and the grid of its last level."""
+    for size in SIZES[:-1]:
+        try:
+            return size, teacher.grids(size)[-1]
+        except UsageError:
+            continue
+    return SIZES[-1], teacher.grids(SIZES[-1])[-1]
