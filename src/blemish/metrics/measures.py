@@ -24,6 +24,8 @@ _CURVE_POINTS = 200
 _METRICS = (*OF_MAD, "mad", "iou", "best_iou", "fpr95")
 
 _Item = TypeVar("_Item")
+_Pair = tuple[NDArray[np.float32], Mask | None]
+"""Map and mask of an image; no mask where it marks nothing."""
 Curve = tuple[list[float], list[float]]
 
 
@@ -82,7 +84,7 @@ class Measurement:
         self._labels: list[bool] = []
         self._with_map = 0
         self._without_mask = 0
-        self._kept: list[tuple[NDArray[np.float32], Mask] | None] = []
+        self._kept: list[_Pair | None] = []
         self._n_kept = 0
         self._stream: StreamingPixels | None = None
         self._tally: PixelTally | None = None
@@ -109,10 +111,8 @@ class Measurement:
             raise ValueError(f"image {i} has {'no' if anomaly_map is None else 'an'} anomaly map, unlike those before")
         pair = None
         if anomaly_map is not None and not (anomalous and mask is None):
-            if mask is None:
-                mask = np.broadcast_to(np.False_, anomaly_map.shape)
-            pair = checked(i, anomaly_map, mask), mask
-            if not anomalous and mask.any():
+            pair = checked(i, anomaly_map, _whole(anomaly_map, mask)), mask if mask is not None and mask.any() else None
+            if not anomalous and pair[1] is not None:
                 raise ValueError(f"image {i} is normal but its mask marks pixels")
         self._scores.append(float(score))
         self._labels.append(bool(anomalous))
@@ -129,7 +129,7 @@ class Measurement:
         ValueError : a score is not finite.
         """
         ranking = rank(self._scores, np.array(self._labels, np.bool_))
-        exact = cache(self._rank_pixels)
+        exact = cache(lambda: PixelRanking(*self._maps_and_masks()))
 
         def of_pixels(
             of_ranking: Callable[[PixelRanking], float], of_stream: Callable[[StreamingPixels], Bounded]
@@ -210,7 +210,7 @@ class Measurement:
         found = resample(self._scores, labels, tally, self._aupro_limit, draws=draws, seed=seed, level=level)
         return Confidence(draws, seed, level, {name: found.get(name) for name in _METRICS})
 
-    def _take(self, pair: tuple[NDArray[np.float32], Mask] | None) -> None:
+    def _take(self, pair: _Pair | None) -> None:
         """Keep, or count, the map and mask of the latest image."""
         self._kept.append(pair)
         self._n_kept += 0 if pair is None else pair[0].size
@@ -228,14 +228,12 @@ class Measurement:
             if pair is not None:
                 self._stream.update(*pair)
             if self._tally is not None:
-                self._tally.add(pair)
+                self._tally.add(pair and (pair[0], _whole(*pair)))
 
     def _tally_kept(self) -> PixelTally:
-        pairs = [pair for pair in self._kept if pair is not None]
-        thresholds = shared_thresholds([one for one, _ in pairs], [mask for _, mask in pairs], self._pixel_threshold)
-        tally = PixelTally(thresholds, self._pixel_threshold)
+        tally = PixelTally(shared_thresholds(*self._maps_and_masks(), self._pixel_threshold), self._pixel_threshold)
         for pair in self._kept:
-            tally.add(pair)
+            tally.add(pair and (pair[0], _whole(*pair)))
         return tally
 
     def _require_masks(self) -> None:
@@ -247,9 +245,9 @@ class Measurement:
         if sum(self._labels) == self._without_mask:
             raise UndefinedMetric("no anomalous image has a mask")
 
-    def _rank_pixels(self) -> PixelRanking:
+    def _maps_and_masks(self) -> tuple[list[NDArray[np.float32]], list[Mask]]:
         pairs = [pair for pair in self._kept if pair is not None]
-        return PixelRanking([one for one, _ in pairs], [mask for _, mask in pairs])
+        return [one for one, _ in pairs], [_whole(*pair) for pair in pairs]
 
 
 def measure(
@@ -338,6 +336,11 @@ def mad(seven: Sequence[float | None]) -> float:
         missing = (name for name, value in zip(OF_MAD, seven, strict=True) if value is None)
         raise UndefinedMetric(f"undefined with {', '.join(missing)}")
     return sum(defined) / len(defined)
+
+
+def _whole(anomaly_map: NDArray[np.floating], mask: Mask | None) -> Mask:
+    """The mask, or one as large as the map that marks nothing and takes no memory."""
+    return np.broadcast_to(np.False_, anomaly_map.shape) if mask is None else mask
 
 
 def _as_many(items: Iterable[_Item] | None, n: int) -> Iterator[_Item | None]:

@@ -55,11 +55,10 @@ class StreamingPixels:
         ------
         ValueError : the map is not finite (as float32), or the mask does not fit it; nothing is added.
         """
-        if mask is None:
-            mask = np.broadcast_to(np.False_, anomaly_map.shape)
-        values = checked(self._n_images, anomaly_map, mask)
+        nothing = np.broadcast_to(np.False_, anomaly_map.shape)
+        values = checked(self._n_images, anomaly_map, nothing if mask is None else mask)
         self._count(values)
-        if mask.any():
+        if mask is not None and mask.any():
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
             box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
             keys, _ = _split(values[box][mask[box]])
