@@ -1,0 +1,63 @@
+"""The networks of EfficientAD (arXiv 2303.14535): patch description network and autoencoder."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from blemish.nn.resampling import resize_matrix
+
+CHANNELS = 384
+MARGIN = 4
+"""Steps of 4 pixels at each border of the image for which a PDN, which pads nothing, gives no output."""
+
+
+def patch_description_network(size: Literal["S", "M"], outputs: int) -> nn.Sequential:
+    """PDN-S or PDN-M (paper, tables of the appendix): B x 3 x S x S -> B x outputs x S/4 - 8 x S/4 - 8.
+
+    Each output sees 33 x 33 pixels and nothing else.
+    """
+
+    def conv(inputs: int, channels: int, kernel: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, channels, kernel), nn.ReLU(inplace=True)]
+
+    if size == "S":
+        layers = [*conv(3, 128, 4), nn.AvgPool2d(2), *conv(128, 256, 4), nn.AvgPool2d(2), *conv(256, 256, 3)]
+        return nn.Sequential(*layers, nn.Conv2d(256, outputs, 4))
+    layers = [*conv(3, 256, 4), nn.AvgPool2d(2), *conv(256, 512, 4), nn.AvgPool2d(2), *conv(512, 512, 1)]
+    return nn.Sequential(*layers, *conv(512, 512, 3), *conv(512, outputs, 4), nn.Conv2d(outputs, outputs, 1))
+
+
+class Resize(nn.Module):
+    """Bilinear resize of square maps, as `resampling.resize_matrix` has it."""
+
+    def __init__(self, size: int, out: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", resize_matrix(torch.ones(size), torch.ones(out)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x size x size -> B x C x out x out."""
+        matrix = self.get_buffer("matrix")
+        resized: Tensor = matrix @ x @ matrix.T
+        return resized
+
+
+def autoencoder(size: int) -> nn.Sequential:
+    """Through a code of 64 numbers: B x 3 x size x size -> B x 384 x size/4 - 8 x size/4 - 8 (paper, appendix).
+
+    For sizes other than the paper's 256, ours: the kernel of the code and the sides on the way back grow with it.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((3, 32, 32, 64, 64, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+    layers.append(nn.Conv2d(64, 64, size // 32))
+    side = 1
+    for wanted in (size // 64 - 1, size // 32, size // 16 - 1, size // 8, size // 4 - 1, size // 2 - 1):
+        larger = max(1, wanted)
+        layers += [Resize(side, larger), nn.Conv2d(64, 64, 4, padding=2), nn.ReLU(inplace=True), nn.Dropout(0.2)]
+        side = larger + 1
+    layers += [Resize(side, size // 4 - 2 * MARGIN), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(64, CHANNELS, 3, padding=1))
