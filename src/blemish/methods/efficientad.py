@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.description import CHANNELS, MARGIN, autoencoder, patch_description_network
+from blemish.nn.description import CHANNELS, MARGIN, Readout, autoencoder, initialise, patch_description_network
 from blemish.nn.moments import Moments
 from blemish.nn.resampling import resize_matrix
 from blemish.nn.textures import synthetic_textures
@@ -56,6 +56,10 @@ def slower_at_the_end(optimizer: torch.optim.Optimizer, steps: int) -> torch.opt
     return optimizer
 
 
+PATCHES = 25_000
+"""Of the training images, from which the PDN's last layer is fitted, and as many of textures."""
+
+
 @register("efficientad", "EfficientAD (Batzner et al., WACV 2024, arXiv 2303.14535)")
 class EfficientAD(Method):
     """A small network describes patches, a student imitates it on good images; an autoencoder sees the whole image.
@@ -76,13 +80,20 @@ class EfficientAD(Method):
         learning_rate: float = Field(
             default=1e-4, gt=0, description="Adam, a tenth for the last 5 % of the steps; paper"
         )
-        weight_decay: float = Field(default=1e-5, ge=0, description="paper, for student and autoencoder")
+        weight_decay: float = Field(default=1e-5, ge=0, description="Adam's; paper")
         batch_size: int = Field(default=1, gt=0, description="paper")
-        steps: int = Field(
-            default=70_000, gt=0, description="of student and autoencoder (paper), and as many for the PDN (ours)"
+        steps: int = Field(default=70_000, gt=0, description="of student and autoencoder; paper")
+        description_steps: int | None = Field(
+            default=None, ge=0, description="ours: of the PDN after its least-squares start; None is as many as `steps`"
         )
 
-    fast: ClassVar = {"image_size": 128, "steps": 150, "batch_size": 8, "learning_rate": 1e-3}
+    fast: ClassVar = {
+        "image_size": 128,
+        "steps": 150,
+        "description_steps": 0,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+    }
 
     enlarge: Tensor
     projection: Tensor
@@ -108,11 +119,17 @@ class EfficientAD(Method):
         self.pdn = patch_description_network(config.size, CHANNELS)
         self.student = patch_description_network(config.size, 2 * CHANNELS)
         self.autoencoder = autoencoder(config.image_size)
+        for network in (self.pdn, self.student, self.autoencoder):
+            initialise(network)
 
     def stages(self, images: int) -> Iterator[Stage]:
         """Make the PDN and standardise its channels; train student and autoencoder and scale their maps."""
+        config = self.config
         yield self._learn_targets()
-        yield self._descend("patch description", self.pdn, 0.0, self._see_pyramid, self.description_losses)
+        yield self._learn_readout(max(1, PATCHES // images))
+        steps = config.steps if config.description_steps is None else config.description_steps
+        if steps:
+            yield self._descend("patch description", self.pdn, steps, self._see_pyramid, self.description_losses)
         moments = Moments()
 
         def standardise(*_: object) -> None:
@@ -121,7 +138,7 @@ class EfficientAD(Method):
 
         yield PassStage("channel statistics", lambda image: moments.add(self.pdn(self.centred(image))), standardise)
         trained = nn.ModuleList([self.student, self.autoencoder])
-        yield self._descend("student", trained, self.config.weight_decay, self._see_description, self.losses)
+        yield self._descend("student", trained, config.steps, self._see_description, self.losses)
         maps: list[tuple[Tensor, Tensor]] = []
 
         def scale(*_: object) -> None:
@@ -137,13 +154,14 @@ class EfficientAD(Method):
         self,
         name: str,
         module: nn.Module,
-        decay: float,
+        steps: int,
         observe: Callable[[Tensor], Features],
         losses: Callable[[Features], dict[str, Tensor]],
     ) -> GradientStage:
-        optimizer = torch.optim.Adam(module.parameters(), lr=self.config.learning_rate, weight_decay=decay)
-        slower_at_the_end(optimizer, self.config.steps)
-        return GradientStage(name, module, optimizer, losses, observe, self.config.steps, self.config.batch_size)
+        config = self.config
+        optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        slower_at_the_end(optimizer, steps)
+        return GradientStage(name, module, optimizer, losses, observe, steps, config.batch_size)
 
     def centred(self, image: Tensor) -> Tensor:
         """The image as the teacher's pyramid takes it."""
@@ -185,6 +203,20 @@ class EfficientAD(Method):
 
         return PassStage("targets", collect, finish)
 
+    def targets(self, pyramid: Features) -> Tensor:
+        """What the PDN shall say: B x 384 x S/4 - 8 x S/4 - 8."""
+        return F.conv2d(self.patches(pyramid), self.projection, self.offset)
+
+    def _learn_readout(self, patches: int) -> PassStage:
+        """The PDN's last layer by least squares, from images and as many textures."""
+        readout = Readout(self.pdn)
+
+        def collect(image: Tensor) -> None:
+            both = torch.cat([image, synthetic_textures(len(image), self.config.image_size, image.device)])
+            readout.add(self.centred(both), self.targets(self.teacher(both)), patches)
+
+        return PassStage("readout", collect, lambda *_: readout.solve())
+
     def _see_pyramid(self, image: Tensor) -> Features:
         return [image, *self.teacher(image)]
 
@@ -193,8 +225,7 @@ class EfficientAD(Method):
         image, *pyramid = observed
         textures = synthetic_textures(len(image), self.config.image_size, image.device)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            patches = torch.cat([self.patches(pyramid), self.patches(self.teacher(textures))])
-            target = F.conv2d(patches, self.projection, self.offset)
+            target = torch.cat([self.targets(pyramid), self.targets(self.teacher(textures))])
         described = self.pdn(self.centred(torch.cat([image, textures]))).float()
         return {"description": (target - described).square().mean()}
 
