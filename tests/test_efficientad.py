@@ -206,9 +206,9 @@ def test_targets_have_mean_0_and_deviation_1() -> None:
     torch.manual_seed(5)
     textures = torch.cat([synthetic_textures(n, SIZE, CPU) for n in (2, 1)])
     with torch.no_grad():
-        patches = ours.patches(ours.teacher(torch.cat([batch, textures])))
+        patches = ours.targets.patches(ours.teacher(torch.cat([batch, textures])))
         target = ours.targets(ours.teacher(torch.cat([batch, textures]))).transpose(0, 1).flatten(1)
-    projected = ours.projection.clone()
+    projected = ours.targets.projection.clone()
     ours.load_learned_state(before)
     assert target.shape == (CHANNELS, 6 * GRID**2)
     assert target.mean(1).abs().max() < 1e-3
@@ -257,7 +257,7 @@ def test_patches_lie_where_the_pdn_looks() -> None:
     # Each value says at which pixel its cell has its middle.
     fine = (8 * torch.arange(SIZE / 8) + 4).expand(1, 1, SIZE // 8, SIZE // 8)
     coarse = torch.zeros(1, 2, SIZE // 16, SIZE // 16)
-    patches = ours.patches([fine, coarse])
+    patches = ours.targets.patches([fine, coarse])
     assert patches.shape == (1, 3, GRID, GRID)
     # Output i of a PDN sees pixels 4 i to 4 i + 32; the step of 4 pixels there has its middle at 4 i + 18.
     assert torch.allclose(patches[0, 0], (4 * torch.arange(float(GRID)) + 18).expand(GRID, GRID))

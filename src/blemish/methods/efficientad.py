@@ -8,12 +8,19 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.description import CHANNELS, MARGIN, Readout, autoencoder, initialise, patch_description_network
+from blemish.nn.description import (
+    CHANNELS,
+    MARGIN,
+    PatchTargets,
+    Readout,
+    autoencoder,
+    initialise,
+    patch_description_network,
+)
 from blemish.nn.moments import Moments
 from blemish.nn.resampling import resize_matrix
 from blemish.nn.textures import synthetic_textures
@@ -40,7 +47,7 @@ def jitter(image: Tensor) -> Tensor:
     return (base + factor * (image - base)).clamp(0, 1)
 
 
-def slower_at_the_end(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.Optimizer:
+def slower_at_the_end(optimizer: torch.optim.Optimizer, steps: int) -> None:
     """A tenth of the learning rate for the last 5 % of `steps` (paper, algorithm 1).
 
     The step is read from the optimiser's own state, so that a continued run has the same schedule.
@@ -53,7 +60,6 @@ def slower_at_the_end(optimizer: torch.optim.Optimizer, steps: int) -> torch.opt
             group["lr"] = rate / 10 if done >= int(0.95 * steps) else rate
 
     optimizer.register_step_pre_hook(set_rate)
-    return optimizer
 
 
 PATCHES = 25_000
@@ -96,8 +102,6 @@ class EfficientAD(Method):
     }
 
     enlarge: Tensor
-    projection: Tensor
-    offset: Tensor
     mean: Tensor
     deviation: Tensor
     quantiles: Tensor
@@ -106,16 +110,12 @@ class EfficientAD(Method):
         super().__init__(config, teacher)
         self.config = config
         steps = config.image_size // 4
-        for level, grid in enumerate(teacher.grids(config.image_size)):
-            to_pdn = resize_matrix(torch.ones(grid), torch.ones(steps))[MARGIN:-MARGIN]
-            self.register_buffer(f"to_pdn{level}", to_pdn.contiguous(), persistent=False)
         enlarge = resize_matrix(torch.ones(steps), torch.ones(config.image_size))[:, MARGIN:-MARGIN]
         self.register_buffer("enlarge", enlarge.contiguous(), persistent=False)
-        self.register_buffer("projection", torch.zeros(CHANNELS, sum(teacher.info.channels), 1, 1))
-        self.register_buffer("offset", torch.zeros(CHANNELS))
         self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
         self.register_buffer("deviation", torch.ones(1, CHANNELS, 1, 1))
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        self.targets = PatchTargets(teacher.grids(config.image_size), teacher.info.channels, steps)
         self.pdn = patch_description_network(config.size, CHANNELS)
         self.student = patch_description_network(config.size, 2 * CHANNELS)
         self.autoencoder = autoencoder(config.image_size)
@@ -146,8 +146,8 @@ class EfficientAD(Method):
                 values = torch.cat(of_all_images).cpu().numpy()
                 self.quantiles[i] = torch.from_numpy(np.quantile(values, (0.9, 0.995)))
 
-        # The paper holds a tenth of the images out for this. Here it is the training images themselves: the student
-        # fits both maps to them alike, and the threshold comes from images held out by Blemish.
+        # The paper holds a tenth of the images out for this. On the images just learned, both maps are smaller than on
+        # new ones; only their proportion counts, since the threshold comes from images that Blemish holds out.
         yield PassStage("map statistics", lambda image: maps.append(self.maps(image)), scale)
 
     def _descend(
@@ -169,43 +169,12 @@ class EfficientAD(Method):
 
     # The PDN, which is ours in what it learns from.
 
-    def patches(self, pyramid: Features) -> Tensor:
-        """3 x 3 means of all levels where the PDN has its outputs: B x C x S/4 - 8 x S/4 - 8."""
-        levels = []
-        for level, features in enumerate(pyramid):
-            to_pdn = self.get_buffer(f"to_pdn{level}")
-            means = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
-            levels.append(to_pdn @ means @ to_pdn.T)
-        return torch.cat(levels, 1)
-
     def _learn_targets(self) -> PassStage:
-        """A random orthogonal projection of standardised channels, scaled so that each target has deviation 1."""
-        channels = self.projection.shape[1]
-        total, products, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
-
         def collect(image: Tensor) -> None:
-            nonlocal count
             textures = synthetic_textures(len(image), self.config.image_size, image.device)
-            vectors = self.patches(self.teacher(torch.cat([image, textures]))).transpose(0, 1).flatten(1)
-            total.add_(vectors.sum(1).cpu())
-            products.add_((vectors @ vectors.T).cpu())
-            count += vectors.shape[1]
+            self.targets.add(self.teacher(torch.cat([image, textures])))
 
-        def finish(generator: torch.Generator, _: object) -> None:
-            mean = total / count
-            covariance = products / count - mean.outer(mean)
-            deviation = covariance.diagonal().clamp(min=1e-12).sqrt()
-            projection = nn.init.orthogonal_(torch.empty(CHANNELS, channels), generator=generator).double() / deviation
-            spread = (projection @ covariance * projection).sum(1).clamp(min=1e-12).sqrt()
-            projection /= spread[:, None]
-            self.projection.copy_(projection[:, :, None, None])
-            self.offset.copy_(-(projection @ mean))
-
-        return PassStage("targets", collect, finish)
-
-    def targets(self, pyramid: Features) -> Tensor:
-        """What the PDN shall say: B x 384 x S/4 - 8 x S/4 - 8."""
-        return F.conv2d(self.patches(pyramid), self.projection, self.offset)
+        return PassStage("targets", collect, lambda generator, _: self.targets.learn(generator))
 
     def _learn_readout(self, patches: int) -> PassStage:
         """The PDN's last layer by least squares, from images and as many textures."""

@@ -1,4 +1,4 @@
-"""The networks of EfficientAD (arXiv 2303.14535): patch description network and autoencoder."""
+"""The networks of EfficientAD (arXiv 2303.14535), and how ours learns to describe patches as a teacher does."""
 
 from __future__ import annotations
 
@@ -74,6 +74,65 @@ def initialise(network: nn.Module) -> None:
         if isinstance(layer, nn.Conv2d) and layer.bias is not None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+
+
+class PatchTargets(nn.Module):
+    """What a PDN is to say: a teacher's pyramid where the PDN has its outputs, in 384 channels of deviation 1.
+
+    The channels are standardised and projected at random along the rows of a matrix with orthonormal rows or columns.
+    The paper projects the features of a WideResNet-101.
+
+    Parameters
+    ----------
+    grids, channels : of the pyramid's levels.
+    steps : steps of 4 pixels along a side of the image.
+    """
+
+    projection: Tensor
+    offset: Tensor
+
+    def __init__(self, grids: list[int], channels: tuple[int, ...], steps: int) -> None:
+        super().__init__()
+        for level, grid in enumerate(grids):
+            to_pdn = resize_matrix(torch.ones(grid), torch.ones(steps))[MARGIN:-MARGIN]
+            self.register_buffer(f"to_pdn{level}", to_pdn.contiguous(), persistent=False)
+        width = sum(channels)
+        self.register_buffer("projection", torch.zeros(CHANNELS, width, 1, 1))
+        self.register_buffer("offset", torch.zeros(CHANNELS))
+        self._count = 0
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self._products = torch.zeros(width, width, dtype=torch.float64)
+
+    def patches(self, pyramid: list[Tensor]) -> Tensor:
+        """3 x 3 means of all levels where the PDN has its outputs: B x C x S/4 - 8 x S/4 - 8."""
+        levels = []
+        for level, features in enumerate(pyramid):
+            to_pdn = self.get_buffer(f"to_pdn{level}")
+            means = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+            levels.append(to_pdn @ means @ to_pdn.T)
+        return torch.cat(levels, 1)
+
+    def add(self, pyramid: list[Tensor]) -> None:
+        """Take the pyramid of some images into the statistics."""
+        vectors = self.patches(pyramid).transpose(0, 1).flatten(1)
+        self._sum += vectors.sum(1).cpu()
+        self._products += (vectors @ vectors.T).cpu()
+        self._count += vectors.shape[1]
+
+    def learn(self, generator: torch.Generator) -> None:
+        """Draw the projection, and scale it by the statistics."""
+        mean = self._sum / self._count
+        covariance = self._products / self._count - mean.outer(mean)
+        deviation = covariance.diagonal().clamp(min=1e-12).sqrt()
+        drawn = nn.init.orthogonal_(torch.empty(CHANNELS, len(mean)), generator=generator)
+        projection = drawn.double() / deviation
+        projection /= (projection @ covariance * projection).sum(1, keepdim=True).clamp(min=1e-12).sqrt()
+        self.projection.copy_(projection[:, :, None, None])
+        self.offset.copy_(-(projection @ mean))
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        """Returns B x 384 x S/4 - 8 x S/4 - 8."""
+        return F.conv2d(self.patches(pyramid), self.projection, self.offset)
 
 
 class Readout:
