@@ -110,8 +110,9 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the image and the teacher's pyramid: L_distil + 0.2 (L_SSOT + 0.01 L_rec + 0.1 L_con) / 1.11."""
         image, *pyramid = observed
-        with torch.no_grad():
-            noised = [level.float() for level in self.pyramid(with_noise(image))]
+        # In float32, as what was observed of the image: else rounding alone would tell the two apart, everywhere.
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            noised = self.pyramid(with_noise(image))
         projected = self.project(pyramid)
         rebuilt = super().rebuild(projected)
         normal = [level.float() for level in projected]

@@ -16,7 +16,7 @@ from blemish.teachers import FeaturePyramid
 
 
 def unit_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Half the squared distance of unit vectors at each location: B x C x h x w twice -> B x h x w, in [0, 2] (eq. 1).
+    """Half the squared distance of unit vectors at each location: B x C x h x w twice -> B x h x w, in [0, 2].
 
     It equals 1 - cosine, but does not lose its digits where the two are close, which a product of maps would show.
     """
@@ -31,7 +31,7 @@ class StudentTeacherPyramid(Method):
     """
 
     class Config(MethodConfig):
-        """Section 4.1."""
+        """Section 4.1 of the paper."""
 
         learning_rate: float = Field(default=0.4, gt=0, description="SGD; paper section 4.1")
         momentum: float = Field(default=0.9, ge=0, lt=1, description="paper section 4.1")
@@ -68,15 +68,18 @@ class StudentTeacherPyramid(Method):
         )
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
-        """From the image and the teacher's pyramid: distance, mean over locations, summed over scales (eq. 2 and 3).
+        """From the image and the teacher's pyramid: distance, mean over locations, summed over scales.
 
-        The published code leaves out the factor 1/2 of equation 1.
+        With the paper's factor 1/2, which the published code leaves out.
         """
         image, *pyramid = observed
-        scales = zip(pyramid, self.student(image), strict=True)
-        return {"distillation": torch.stack([unit_distance(t, s.float()).mean() for t, s in scales]).sum()}
+        # In float32: the student is to come closer than bfloat16 can tell, and the gradient of the depthwise
+        # convolutions of small networks takes a CPU twice as long in bfloat16.
+        with torch.autocast(image.device.type, enabled=False):
+            scales = zip(pyramid, self.student(image), strict=True)
+            return {"distillation": torch.stack([unit_distance(t, s).mean() for t, s in scales]).sum()}
 
     def forward(self, image: Tensor) -> AnomalyMap:
-        """Product over scales of the distances, enlarged (eq. 4 and 5); the score is the maximum."""
+        """Product over scales of the distances, enlarged; the score is the maximum."""
         scales = zip(self.teacher(image), self.student(image), strict=True)
         return AnomalyMap.with_max_score(self.head.enlarge([unit_distance(t, s) for t, s in scales]).prod(0))
