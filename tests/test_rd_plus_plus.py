@@ -312,6 +312,7 @@ def gradient_stage(method: ReverseDistillationPlusPlus, images: int = 8) -> Grad
     return second
 
 
+@torch.no_grad()
 def test_the_losses_are_weighed_as_published() -> None:
     one = method().eval()
     image = torch.rand(3, 3, 64, 64)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from blemish.methods.matching import AS_THEY_ARE
 from blemish.methods.rd import OTHER, RESNETS, ReverseDistillation, image_distance, local_distance
 from blemish.modelfile import TeacherInfo
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
@@ -216,6 +217,10 @@ def test_a_resnet_teacher_gets_the_published_student(backbone: str) -> None:
     count = parameters(student.bottleneck) + parameters(student.student)
     assert count == bottleneck_parameters("resnet18") + decoder_parameters("resnet18")
     assert student.standardise is None
+
+
+def test_the_teachers_with_published_students_are_taken_as_they_are() -> None:
+    assert RESNETS.keys() == AS_THEY_ARE
 
 
 def test_any_other_teacher_gets_a_student_of_its_own_widths_and_is_standardised() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.moments import Moments, Standardise
+from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, Stage, register
+from blemish.methods.matching import FeatureMatching
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
@@ -44,7 +43,7 @@ def local_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 @register("rd", "Reverse distillation from one-class embedding (Deng and Li, CVPR 2022, arXiv 2201.10703)")
-class ReverseDistillation(Method):
+class ReverseDistillation(FeatureMatching):
     """The teacher encodes the image; the student decodes the teacher's pyramid from a compact embedding of it.
 
     The embedding has no room for the details of an anomaly, so where teacher and student differ, something is wrong.
@@ -73,23 +72,11 @@ class ReverseDistillation(Method):
         self.config = config
         channels = teacher.info.channels
         shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
-        self.standardise = Standardise(channels) if shape is OTHER else None
         self.bottleneck = Bottleneck(channels, shape)
         self.student = Decoder(channels, shape)
         initialise(self.bottleneck)
         initialise(self.student)
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
-
-    def pyramid(self, image: Tensor) -> Features:
-        """The teacher's pyramid; outside the ResNets each channel is standardised over the training images.
-
-        Ours: channels of very different size, as networks without a final activation have, would leave the cosine to
-        the few largest.
-        """
-        levels: Features = self.teacher(image)
-        if self.standardise is not None:
-            levels = self.standardise(levels)
-        return levels
 
     def rebuild(self, pyramid: Features) -> Features:
         """What the student makes of the embedding of `pyramid`; the same shapes."""
@@ -110,17 +97,6 @@ class ReverseDistillation(Method):
             steps=self.config.steps or self.config.epochs * batches,
             batch_size=self.config.batch_size,
         )
-
-    def statistics(self) -> Iterator[Stage]:
-        """The stage that learns the channels' mean and deviation, where they are needed."""
-        if self.standardise is not None:
-            moments = [Moments() for _ in self.teacher.info.channels]
-            learn = self.standardise.learn
-            yield PassStage("channel statistics", partial(self._collect, moments), lambda *_: learn(moments))
-
-    def _collect(self, moments: list[Moments], image: Tensor) -> None:
-        for level, features in zip(moments, self.teacher(image), strict=True):
-            level.add(features)
 
     def losses(self, pyramid: Features) -> dict[str, Tensor]:
         """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2 as in the published code)."""

@@ -73,7 +73,7 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
         )
 
     config: Config
-    fast: ClassVar = {"steps": 300, "accumulate": 1}
+    fast: ClassVar = {"steps": 200, "accumulate": 1}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)

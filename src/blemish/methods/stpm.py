@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, Stage, register
+from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, Stage, register
+from blemish.methods.matching import FeatureMatching
 from blemish.nn.resampling import MapHead
 from blemish.teachers import FeaturePyramid
 
@@ -24,7 +25,7 @@ def unit_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 @register("stpm", "Student-teacher feature pyramid matching (Wang et al., BMVC 2021, arXiv 2103.04257)")
-class StudentTeacherPyramid(Method):
+class StudentTeacherPyramid(FeatureMatching):
     """A student of the teacher's architecture, untrained at first, learns the teacher's pyramid on good images only.
 
     Where the two differ at every scale, the student has never seen anything like it.
@@ -49,7 +50,8 @@ class StudentTeacherPyramid(Method):
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, 0, align_corners=False)
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Distil."""
+        """Distil; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
+        yield from self.statistics()
         batches = -(-images // self.config.batch_size)
         optimizer = torch.optim.SGD(
             self.student.parameters(),
@@ -62,7 +64,7 @@ class StudentTeacherPyramid(Method):
             module=self.student,
             optimizer=optimizer,
             losses=self.losses,
-            observe=lambda image: [image, *self.teacher(image)],
+            observe=lambda image: [image, *self.pyramid(image)],
             steps=self.config.steps or self.config.epochs * batches,
             batch_size=self.config.batch_size,
         )
@@ -81,5 +83,5 @@ class StudentTeacherPyramid(Method):
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Product over scales of the distances, enlarged; the score is the maximum."""
-        scales = zip(self.teacher(image), self.student(image), strict=True)
+        scales = zip(self.pyramid(image), self.student(image), strict=True)
         return AnomalyMap.with_max_score(self.head.enlarge([unit_distance(t, s) for t, s in scales]).prod(0))
