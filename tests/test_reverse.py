@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from blemish.methods.matching import AS_THEY_ARE
 from blemish.methods.rd import OTHER, RESNETS, ReverseDistillation, image_distance, local_distance
 from blemish.modelfile import TeacherInfo
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
@@ -215,18 +216,22 @@ def test_a_resnet_teacher_gets_the_published_student(backbone: str) -> None:
 
     count = parameters(student.bottleneck) + parameters(student.student)
     assert count == bottleneck_parameters("resnet18") + decoder_parameters("resnet18")
-    assert not student.standardise
+    assert student.standardise is None
+
+
+def test_the_teachers_with_published_students_are_taken_as_they_are() -> None:
+    assert RESNETS.keys() == AS_THEY_ARE
 
 
 def test_any_other_teacher_gets_a_student_of_its_own_widths_and_is_standardised() -> None:
     student = method("mobile", (4, 6, 8))
 
-    assert student.standardise
+    assert student.standardise is not None
     assert OTHER.signed
     images = torch.rand(3, 3, 64, 64)
     for level in (0, 1, 2):
-        student.get_buffer(f"mean{level}").fill_(2.0)
-        student.get_buffer(f"deviation{level}").fill_(4.0)
+        student.standardise.get_buffer(f"mean{level}").fill_(2.0)
+        student.standardise.get_buffer(f"deviation{level}").fill_(4.0)
     for features, standardised in zip(student.teacher(images), student.pyramid(images), strict=True):
         torch.testing.assert_close(standardised, (features - 2) / 4)
 

@@ -385,6 +385,73 @@ def test_progress_only_grows(images: TrainingImages) -> None:
         assert values[-1] == 1
 
 
+class Slow(Method):
+    """One gradient stage whose steps add the gradients of several batches; nothing in it depends on the batch."""
+
+    name = "slow"
+
+    def __init__(self, batch_size: int, accumulate: int, steps: int) -> None:
+        super().__init__(MethodConfig(image_size=64), cast(FeaturePyramid, nn.Identity()))
+        self.settings = (steps, batch_size, accumulate)
+        self.network = nn.Conv2d(3, 2, 3)
+        self.gradients: list[Tensor] = []
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        steps, batch_size, accumulate = self.settings
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
+        optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self.network.weight.grad.clone()))  # type: ignore[union-attr]
+        yield GradientStage(
+            "slow", self.network, optimizer, self._losses, lambda image: [image], steps, batch_size, accumulate
+        )
+
+    def _losses(self, observed: Features) -> dict[str, Tensor]:
+        return {"noisy": (self.network(observed[0]) + 0 * torch.rand(1)).square().mean((1, 2, 3)).sum()}
+
+
+def slow(batch_size: int, accumulate: int, steps: int) -> Slow:
+    torch.manual_seed(SEED)
+    return Slow(batch_size, accumulate, steps)
+
+
+def test_gradients_of_accumulated_batches_are_added(images: TrainingImages) -> None:
+    """A pass of all images in four batches and in one batch: the same sum of losses, so the same gradient."""
+    quarters, whole = slow(2, 4, 2), slow(IMAGES, 1, 2)
+    for method in (quarters, whole):
+        Trainer("cpu", SEED, None, watch).fit(method, images)
+
+    assert len(quarters.gradients) == len(whole.gradients) == 2
+    for a, b in zip(quarters.gradients, whole.gradients, strict=True):
+        assert torch.allclose(a, b, rtol=0.02, atol=0.02 * float(b.abs().max()))
+    assert not torch.equal(whole.gradients[0], whole.gradients[1])
+
+
+@pytest.mark.usefixtures("every_step")
+def test_killed_between_accumulated_batches_it_ends_with_the_same(tmp_path: Path, images: TrainingImages) -> None:
+    undisturbed = slow(3, 2, 4)
+    Trainer("cpu", SEED, None, watch).fit(undisturbed, images)
+    observed = 0
+
+    class Dies(Slow):
+        def _losses(self, observed_images: Features) -> dict[str, Tensor]:
+            nonlocal observed
+            observed += 1
+            # In the second batch of the third step.
+            if observed == 6:
+                raise Killed
+            return super()._losses(observed_images)
+
+    torch.manual_seed(SEED)
+    folder = RunFolder(tmp_path / "run", "this one")
+    with pytest.raises(Killed):
+        Trainer("cpu", SEED, folder, watch).fit(Dies(3, 2, 4), images)
+    saved = folder.load()
+    assert saved is not None
+    assert saved.step == 2
+    method = slow(3, 2, 4)
+    Trainer("cpu", SEED, folder, watch).fit(method, images)
+    assert save(method.learned_state()) == save(undisturbed.learned_state())
+
+
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_training(images: TrainingImages, factor: float) -> None:
     with pytest.raises(TrainingError, match=r"stage adam: the loss is (nan|inf) at step 1 of 3.*learning_rate"):

@@ -61,6 +61,7 @@ class GradientStage:
         which are added.
     module : what is put into training mode; all its parameters belong to `optimizer`.
     steps : optimiser steps in all.
+    accumulate : batches per optimiser step; their gradients are added, not averaged.
     observe : image batch B x 3 x S x S in [0, 1] -> the tensors that `losses` takes; it must not depend on anything
         that is being trained, so that the trainer may compute it once per image and keep it.
     """
@@ -72,6 +73,7 @@ class GradientStage:
     observe: Callable[[Tensor], Features]
     steps: int
     batch_size: int
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.moments import Moments
+from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, Stage, register
+from blemish.methods.matching import FeatureMatching
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
@@ -44,7 +43,7 @@ def local_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 @register("rd", "Reverse distillation from one-class embedding (Deng and Li, CVPR 2022, arXiv 2201.10703)")
-class ReverseDistillation(Method):
+class ReverseDistillation(FeatureMatching):
     """The teacher encodes the image; the student decodes the teacher's pyramid from a compact embedding of it.
 
     The embedding has no room for the details of an anomaly, so where teacher and student differ, something is wrong.
@@ -73,32 +72,20 @@ class ReverseDistillation(Method):
         self.config = config
         channels = teacher.info.channels
         shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
-        self.standardise = shape is OTHER
-        for level, width in enumerate(channels):
-            self.register_buffer(f"mean{level}", torch.zeros(1, width, 1, 1))
-            self.register_buffer(f"deviation{level}", torch.ones(1, width, 1, 1))
         self.bottleneck = Bottleneck(channels, shape)
         self.student = Decoder(channels, shape)
         initialise(self.bottleneck)
         initialise(self.student)
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
 
-    def pyramid(self, image: Tensor) -> Features:
-        """The teacher's pyramid; outside the ResNets each channel is standardised over the training images.
-
-        Ours: channels of very different size, as networks without a final activation have, would leave the cosine to
-        the few largest.
-        """
-        levels = self.teacher(image)
-        return [
-            (level - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, level in enumerate(levels)
-        ]
+    def rebuild(self, pyramid: Features) -> Features:
+        """What the student makes of the embedding of `pyramid`; the same shapes."""
+        rebuilt: Features = self.student(self.bottleneck(pyramid))
+        return rebuilt
 
     def stages(self, images: int) -> Iterator[Stage]:
         """Distil; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
-        if self.standardise:
-            moments = [Moments() for _ in self.teacher.info.channels]
-            yield PassStage("channel statistics", partial(self._collect, moments), partial(self._standardise, moments))
+        yield from self.statistics()
         trained = nn.ModuleList([self.bottleneck, self.student])
         batches = -(-images // self.config.batch_size)
         yield GradientStage(
@@ -111,24 +98,17 @@ class ReverseDistillation(Method):
             batch_size=self.config.batch_size,
         )
 
-    def _collect(self, moments: list[Moments], image: Tensor) -> None:
-        for level, features in zip(moments, self.teacher(image), strict=True):
-            level.add(features)
-
-    def _standardise(self, moments: list[Moments], *_: object) -> None:
-        for i, level in enumerate(moments):
-            self.get_buffer(f"mean{i}").copy_(level.mean.view(1, -1, 1, 1))
-            self.get_buffer(f"deviation{i}").copy_(level.deviation.clamp(min=1e-6).view(1, -1, 1, 1))
-
     def losses(self, pyramid: Features) -> dict[str, Tensor]:
         """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2 as in the published code)."""
-        rebuilt = self.student(self.bottleneck(pyramid))
+        return {"distillation": self.distillation(pyramid, self.rebuild(pyramid))}
+
+    def distillation(self, pyramid: Features, rebuilt: Features) -> Tensor:
+        """Distance of a rebuilt pyramid to the teacher's, summed over scales."""
         scales = zip(pyramid, rebuilt, strict=True)
-        return {"distillation": torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()}
+        return torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Sum over scales of the local distances, smoothed (eq. 3); the score is the maximum."""
         pyramid = self.pyramid(image)
-        rebuilt = self.student(self.bottleneck(pyramid))
-        distances = [local_distance(t, s) for t, s in zip(pyramid, rebuilt, strict=True)]
+        distances = [local_distance(t, s) for t, s in zip(pyramid, self.rebuild(pyramid), strict=True)]
         return AnomalyMap.with_max_score(self.head(distances))

@@ -88,10 +88,14 @@ class MapHead(nn.Module):
             enlarge = aligned_matrix(grid, size) if align_corners else resize_matrix(torch.ones(grid), torch.ones(size))
             self.register_buffer(f"matrix{level}", smooth @ enlarge, persistent=False)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """`maps`: one B x h x w tensor per scale. Returns B x size x size."""
+    def enlarge(self, maps: list[Tensor]) -> Tensor:
+        """`maps`: one B x h x w tensor per scale. Returns scales x B x size x size, smoothed."""
         enlarged = []
         for level, coarse in enumerate(maps):
             matrix = self.get_buffer(f"matrix{level}")
             enlarged.append(matrix @ coarse @ matrix.T)
-        return torch.stack(enlarged).sum(0)
+        return torch.stack(enlarged)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """`maps`: one B x h x w tensor per scale. Returns B x size x size."""
+        return self.enlarge(maps).sum(0)

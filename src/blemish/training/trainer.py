@@ -1,6 +1,6 @@
 """Runs the stages of a method on Lightning Fabric.
 
-Every random draw is a function of (seed, stage, step): a run that was killed and continued makes the same draws as
+Every random draw is a function of (seed, stage, batch): a run that was killed and continued makes the same draws as
 one that was not, so the state on disk is weights, optimiser and a step number, and the result is the same bytes.
 """
 
@@ -130,19 +130,21 @@ class Trainer:
         observed = Observed(self, stage, images)
         last_saved = time.monotonic()
         for step in range(start, stage.steps):
-            torch.manual_seed(self._seed(number, "step", step))
-            with self.fabric.autocast():
-                losses = stage.losses(observed.batch(self._order(number, step, stage, len(images))))
-            loss = torch.stack(list(losses.values())).sum()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {step + 1} of {stage.steps}",
-                    where=f"stage {stage.name}",
-                    todo="Try a smaller learning rate: --set learning_rate=...",
-                )
             stage.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(loss)
+            value = 0.0
+            for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
+                torch.manual_seed(self._seed(number, "step", batch))
+                with self.fabric.autocast():
+                    losses = stage.losses(observed.batch(self._order(number, batch, stage, len(images))))
+                loss = torch.stack(list(losses.values())).sum()
+                value += loss.item() / stage.accumulate
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} at step {step + 1} of {stage.steps}",
+                        where=f"stage {stage.name}",
+                        todo="Try a smaller learning rate: --set learning_rate=...",
+                    )
+                self.fabric.backward(loss)
             stage.optimizer.step()
             self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
             if self.folder and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
@@ -153,12 +155,12 @@ class Trainer:
         if self.folder:
             self.folder.save(number, stage.steps, method.learned_state(), stage.optimizer)
 
-    def _order(self, number: int, step: int, stage: GradientStage, images: int) -> list[int]:
-        """Which images make the batch of `step`: shuffled whole passes, the last batch of a pass may be smaller."""
+    def _order(self, number: int, batch: int, stage: GradientStage, images: int) -> list[int]:
+        """Which images make batch `batch`: shuffled whole passes, the last batch of a pass may be smaller."""
         per_pass = math.ceil(images / stage.batch_size)
-        generator = torch.Generator().manual_seed(self._seed(number, "pass", step // per_pass))
+        generator = torch.Generator().manual_seed(self._seed(number, "pass", batch // per_pass))
         order = torch.randperm(images, generator=generator)
-        first = (step % per_pass) * stage.batch_size
+        first = (batch % per_pass) * stage.batch_size
         chosen: list[int] = order[first : first + stage.batch_size].tolist()
         return chosen
 
