@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Moments:
@@ -29,3 +31,28 @@ class Moments:
     def deviation(self) -> Tensor:
         """Standard deviation of each channel, C."""
         return (self._squares / self.count).sqrt()
+
+
+class Standardisation(nn.Module):
+    """Takes the channels of a feature pyramid to mean 0 and deviation 1 over a data set.
+
+    Parameters
+    ----------
+    channels : of each level. Until `fit` is called, levels pass unchanged.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        for level, width in enumerate(channels):
+            self.register_buffer(f"mean{level}", torch.zeros(1, width, 1, 1))
+            self.register_buffer(f"deviation{level}", torch.ones(1, width, 1, 1))
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """One B x C x h x w tensor per level, and the same back."""
+        return [(x - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, x in enumerate(levels)]
+
+    def fit(self, moments: Sequence[Moments]) -> None:
+        """Take mean and deviation of each level's channels from `moments`."""
+        for i, level in enumerate(moments):
+            self.get_buffer(f"mean{i}").copy_(level.mean.view(1, -1, 1, 1))
+            self.get_buffer(f"deviation{i}").copy_(level.deviation.clamp(min=1e-6).view(1, -1, 1, 1))
