@@ -1,8 +1,6 @@
-"""Mean and deviation of feature channels over a data set, in one pass."""
+"""Mean and deviation of feature channels over a data set, in one pass, and channels standardised by them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,26 +31,28 @@ class Moments:
         return (self._squares / self.count).sqrt()
 
 
-class Standardisation(nn.Module):
-    """Takes the channels of a feature pyramid to mean 0 and deviation 1 over a data set.
+class Standardise(nn.Module):
+    """Subtracts each channel's mean and divides by its deviation; the identity until `learn` is called.
 
     Parameters
     ----------
-    channels : of each level. Until `fit` is called, levels pass unchanged.
+    channels : of each level of the pyramid.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         for level, width in enumerate(channels):
             self.register_buffer(f"mean{level}", torch.zeros(1, width, 1, 1))
             self.register_buffer(f"deviation{level}", torch.ones(1, width, 1, 1))
 
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """One B x C x h x w tensor per level, and the same back."""
-        return [(x - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, x in enumerate(levels)]
-
-    def fit(self, moments: Sequence[Moments]) -> None:
-        """Take mean and deviation of each level's channels from `moments`."""
+    def learn(self, moments: list[Moments]) -> None:
+        """Take the statistics of each level."""
         for i, level in enumerate(moments):
             self.get_buffer(f"mean{i}").copy_(level.mean.view(1, -1, 1, 1))
             self.get_buffer(f"deviation{i}").copy_(level.deviation.clamp(min=1e-6).view(1, -1, 1, 1))
+
+    def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """One B x C x h x w tensor per level -> the same shapes."""
+        return [
+            (level - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, level in enumerate(pyramid)
+        ]

@@ -1,4 +1,4 @@
-"""The frozen feature pyramid: any timm backbone, described by data."""
+"""The feature pyramid: any timm backbone, described by data; frozen as a teacher, untrained as its student."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ from blemish.teachers.weights import catalog, find_weights, weights_folder
 STRIDES = (4, 8, 16)
 
 
-class FeaturePyramid(nn.Module):
-    """A frozen network that gives its feature maps at several strides.
-
-    It stays in evaluation mode and takes no gradient, whatever its parent module is told.
-    """
+class Pyramid(nn.Module):
+    """A network that gives its feature maps at several strides; it normalises the image itself."""
 
     mean: Tensor
     std: Tensor
@@ -33,14 +30,10 @@ class FeaturePyramid(nn.Module):
     def __init__(self, network: nn.Module, info: TeacherInfo) -> None:
         super().__init__()
         self.info = info
-        self.network = network.requires_grad_(False).eval()
+        self.network = network
         self._channels_last = getattr(network, "output_fmt", Format.NCHW) == Format.NHWC
         self.register_buffer("mean", torch.tensor(info.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(1, 3, 1, 1), persistent=False)
-
-    def train(self, mode: bool = True) -> FeaturePyramid:
-        """Stays in evaluation mode: a teacher's batch statistics must never move."""
-        return super().train(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """B x 3 x H x W in [0, 1] -> one B x C x H/stride x W/stride tensor per level, finest first."""
@@ -48,6 +41,26 @@ class FeaturePyramid(nn.Module):
         if self._channels_last:
             features = [level.permute(0, 3, 1, 2) for level in features]
         return features
+
+
+class FeaturePyramid(Pyramid):
+    """The teacher: it stays in evaluation mode and takes no gradient, whatever its parent module is told."""
+
+    def __init__(self, network: nn.Module, info: TeacherInfo) -> None:
+        super().__init__(network.requires_grad_(False).eval(), info)
+
+    def train(self, mode: bool = True) -> FeaturePyramid:
+        """Stays in evaluation mode: a teacher's batch statistics must never move."""
+        return super().train(False)
+
+    def untrained_copy(self) -> Pyramid:
+        """A student of the teacher's own architecture: the same layers, drawn at random and free to learn.
+
+        The draws are of torch's global generator.
+        """
+        entry = catalog().get(self.info.name)
+        network = _untrained(self.info.backbone, self.info.strides, v1_stride=entry is not None and entry.v1_stride)
+        return Pyramid(network, self.info)
 
     def grids(self, size: int) -> list[int]:
         """Height (= width) of each level for a `size` x `size` image.
@@ -105,10 +118,7 @@ def open_teacher(
         )
     found = find_weights(name, weights_folder(weights))
     path, entry = found.path, found.entry
-    levels = _levels(backbone, strides)
-    network: Any = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=levels)
-    if entry and entry.v1_stride:
-        _move_stride_to_first_convolution(network)
+    network = _untrained(backbone, strides, v1_stride=entry is not None and entry.v1_stride)
     tensors = _read(path)
     if entry and entry.tensors == "in order":
         tensors = _named_in_order(tensors, _without_values(backbone), path)
@@ -131,6 +141,15 @@ def open_teacher(
 def _is_timm_model(name: str) -> bool:
     """True for an architecture, or an architecture and one of its weights: "resnet18", "resnet18.tv_in1k"."""
     return timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
+
+
+def _untrained(backbone: str, strides: tuple[int, ...], *, v1_stride: bool) -> Any:
+    """The network that gives the levels at `strides`, its weights drawn at random."""
+    levels = _levels(backbone, strides)
+    network: Any = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=levels)
+    if v1_stride:
+        _move_stride_to_first_convolution(network)
+    return network
 
 
 def _levels(backbone: str, strides: tuple[int, ...]) -> list[int]:
