@@ -51,12 +51,11 @@ class CouplingBlock(nn.Module):
         by_vector, by_condition = self.hidden.weight[:, : self.kept], self.hidden.weight[:, self.kept :]
         hidden = F.relu(F.linear(kept, by_vector) + F.linear(condition, by_condition, self.hidden.bias))
         # As in FrEIA a tenth, so that an untrained block changes little.
-        raw = 0.1 * self.out(hidden).float()
+        raw = 0.1 * self.out(hidden)
         log_scale = self.clamp * torch.tanh(raw[..., : self.moved])
         moved = moved * torch.exp(log_scale) + raw[..., self.moved :]
         scale = 0.1 * F.softplus(self.scale, beta=0.5)
-        with torch.autocast(x.device.type, enabled=False):
-            rotated = (torch.cat([kept, moved], -1) * scale + self.shift) @ self.rotation
+        rotated = (torch.cat([kept, moved], -1) * scale + self.shift) @ self.rotation
         return rotated, log_scale.sum(-1) + scale.log().sum()
 
 
