@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from blemish.errors import UsageError
-from blemish.methods import cdo, cflow, padim, patchcore, rd  # noqa: F401  (registers them)
+from blemish.methods import cdo, cflow, padim, patchcore, rd, spade  # noqa: F401  (registers them)
 from blemish.methods.base import (
     REGISTRY,
     AnomalyMap,

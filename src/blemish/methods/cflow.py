@@ -42,7 +42,7 @@ class ConditionalFlows(Method):
         )
         steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
 
-    fast: ClassVar = {"steps": 1000, "learning_rate": 1e-3, "batch_size": 8}
+    fast: ClassVar = {"steps": 1000, "learning_rate": 2e-3, "batch_size": 8}
 
     highest: Tensor
 
@@ -92,9 +92,10 @@ class ConditionalFlows(Method):
         def look(image: Tensor) -> None:
             found.append(torch.stack([level.amax() for level in self.log_likelihoods(self.vectors(image))]))
 
-        yield PassStage(
-            "highest likelihoods", look, lambda *_: self.highest.copy_(torch.stack(found).amax(0))
-        )
+        def keep_highest(*_: object) -> None:
+            self.highest.copy_(torch.stack(found).amax(0))
+
+        yield PassStage("highest likelihoods", look, keep_highest)
 
     def losses(self, vectors: Features) -> dict[str, Tensor]:
         """-log sigmoid(log p / C), mean over vectors drawn from all images and locations of the batch.
@@ -109,14 +110,14 @@ class ConditionalFlows(Method):
             codes = self.get_buffer(f"codes{i}")[drawn % locations]
             # In float32: eight blocks add up what bfloat16 rounds, and on matrices this small it is no faster.
             with torch.autocast(level.device.type, enabled=False):
-                density = flow.log_density(level.flatten(0, 1)[drawn], codes)
+                density = flow(level.flatten(0, 1)[drawn], codes)
             losses[f"scale{i}"] = -F.logsigmoid(density / level.shape[2]).mean()
         return losses
 
     def log_likelihoods(self, vectors: Features) -> Features:
         """log p / C at each location: B x hw x C per scale -> B x hw per scale."""
         return [
-            flow.log_density(level, self.get_buffer(f"codes{i}")) / level.shape[2]
+            flow(level, self.get_buffer(f"codes{i}")) / level.shape[2]
             for i, (flow, level) in enumerate(zip(self.flows, vectors, strict=True))
         ]
 
@@ -129,5 +130,5 @@ class ConditionalFlows(Method):
         maps = []
         for i, level in enumerate(self.log_likelihoods(self.vectors(image))):
             probability = torch.exp((level - self.highest[i]).clamp(max=0))
-            maps.append((1 - probability).unflatten(1, (self.grids[i], self.grids[i])))
+            maps.append((1 - probability).reshape(-1, self.grids[i], self.grids[i]))
         return AnomalyMap.with_max_score(self.head(maps))

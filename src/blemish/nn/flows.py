@@ -72,17 +72,17 @@ class ConditionalFlow(nn.Module):
         self.dimension = dimension
         self.blocks = nn.ModuleList(CouplingBlock(dimension, condition, clamp) for _ in range(blocks))
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """`x`: ... x D, `condition`: ... x P. Returns z, ... x D, and the log-determinant of dz/dx, `...`."""
+    def transform(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """`x`: ... x D, `condition`: ... x P. Returns z, ... x D, and log |det dz/dx|, `...`."""
         log_determinant = torch.zeros_like(x[..., 0])
         for block in self.blocks:
             x, change = block(x, condition)
             log_determinant = log_determinant + change
         return x, log_determinant
 
-    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        """log p(x | condition), `...`: a standard normal at z times the change of volume."""
-        z, log_determinant = self(x, condition)
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | condition), `...`: that of a standard normal at z, plus log |det dz/dx|."""
+        z, log_determinant = self.transform(x, condition)
         return log_determinant - 0.5 * (z.square().sum(-1) + self.dimension * math.log(2 * math.pi))
 
 
