@@ -41,7 +41,7 @@ from blemish.training import RunFolder, Trainer, TrainingImages, trainer
 from tiny import SIZE, config_for, make_parts, part, settings_for, teacher
 from tiny import one_thread as one_thread  # applies to this module
 
-NOT_RANDOM: frozenset[str] = frozenset()
+NOT_RANDOM: frozenset[str] = frozenset({"spade"})
 """Methods that draw nothing at random: every seed gives the same."""
 
 PREPARATION = Preparation(0, 255, SIZE)

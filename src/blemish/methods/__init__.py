@@ -5,7 +5,17 @@ from __future__ import annotations
 import difflib
 
 from blemish.errors import UsageError
-from blemish.methods import efficientad, padim, patchcore, rd, rd_plus_plus, stpm  # noqa: F401  (registers them)
+from blemish.methods import (  # noqa: F401  (registers them)
+    cdo,
+    cflow,
+    efficientad,
+    padim,
+    patchcore,
+    rd,
+    rd_plus_plus,
+    spade,
+    stpm,
+)
 from blemish.methods.base import (
     REGISTRY,
     AnomalyMap,
