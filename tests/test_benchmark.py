@@ -266,7 +266,7 @@ def test_mean_and_spread_by_hand() -> None:
 
     (table,) = tables(rows, ["image_auroc"])
 
-    cells = {category: cells[0] for category, cells in table.rows}
+    cells = {line.category: line.cells[0] for line in table.lines}
     assert cells["bottle"].mean == pytest.approx(0.9)
     assert cells["bottle"].spread == pytest.approx(0.1)
     # The means over categories are 0.8 with every seed: the spread of the mean is none, not the mean of spreads.
@@ -288,18 +288,37 @@ def test_what_is_undefined_is_a_dash_with_its_reason() -> None:
     assert "bottle, rd: no anomalous image has a mask" in text
     assert "bottle, padim: it would not train" in text
     assert "mean, rd: without bottle" in text
+    assert "mean, padim: undefined for every category" in text
 
 
-def test_settings_make_tables_of_their_own() -> None:
-    found = tables([row(setting="0%"), row(setting="20%")], ["image_auroc", "mad"])
+def test_a_mean_over_what_was_run_is_marked() -> None:
+    rows = [row(category="bottle"), row("padim", "bottle"), row("padim", "grid")]
 
-    assert [(one.setting, one.metric) for one in found] == [
-        ("0%", "image_auroc"),
-        ("0%", "mad"),
-        ("20%", "image_auroc"),
-        ("20%", "mad"),
+    (table,) = tables(rows, ["image_auroc"])
+
+    assert [cell.text("image_auroc") for cell in table.lines[-1].cells] == ["90.0 *", "90.0"]
+    assert "mean, rd: without grid" in table.notes
+
+
+def test_settings_make_lines_of_their_own() -> None:
+    rows = [
+        row(category=category, setting=setting, values={"image_auroc": value})
+        for category, values in {"bottle": (0.9, 0.7), "grid": (0.5, 0.6)}.items()
+        for setting, value in zip(("0%", "20%"), values, strict=True)
     ]
-    assert found[2].title == "I-AUROC (%), 20%"
+
+    (table,) = tables(rows, ["image_auroc"])
+
+    assert [(line.name, line.cells[0].text("image_auroc")) for line in table.lines] == [
+        ("bottle 0%", "90.0"),
+        ("bottle 20%", "70.0"),
+        ("grid 0%", "50.0"),
+        ("grid 20%", "60.0"),
+        ("mean 0%", "70.0"),
+        ("mean 20%", "65.0"),
+    ]
+    assert "| | setting | rd |" in markdown(table)
+    assert "| **mean** | **20%** | **65.0** |" in markdown(table)
 
 
 # Beside published figures

@@ -70,24 +70,29 @@ def _tiles(summary: Summary) -> list[Tile]:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table as text; `best` marks the best cells of each row."""
+    """A table as text. Each line has its category, "" where it is that of the line above, its setting, whether it is a
+    mean, and cells, each with whether it is the best of its line.
+    """
 
     title: str
     methods: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...]
+    has_settings: bool
+    lines: tuple[tuple[str, str, bool, tuple[tuple[str, bool], ...]], ...]
     notes: tuple[str, ...]
-    mean: str = MEAN
 
 
 def _shown(table: Table) -> ShownTable:
-    lines = []
-    for category, cells in table.rows:
-        values = [cell.mean for cell in cells if cell.mean is not None]
-        lower_is_better = table.metric in LOWER_IS_BETTER
-        best = (min(values) if lower_is_better else max(values)) if len(values) > 1 else None
-        texts = tuple((cell.text(table.metric), cell.mean is not None and cell.mean == best) for cell in cells)
-        lines.append((category, texts))
-    return ShownTable(table.title, table.methods, tuple(lines), table.notes)
+    lines, above = [], ""
+    for line in table.lines:
+        values = [cell.mean for cell in line.cells if cell.mean is not None]
+        best = None
+        if len(values) > 1:
+            best = min(values) if table.metric in LOWER_IS_BETTER else max(values)
+        cells = tuple((cell.text(table.metric), cell.mean is not None and cell.mean == best) for cell in line.cells)
+        category = "" if line.category == above else line.category
+        lines.append((category, line.setting, line.category == MEAN, cells))
+        above = line.category
+    return ShownTable(table.title, table.methods, table.has_settings, tuple(lines), table.notes)
 
 
 def _contamination_charts(summary: Summary) -> list[tuple[str, Markup]]:
@@ -95,6 +100,7 @@ def _contamination_charts(summary: Summary) -> list[tuple[str, Markup]]:
     if len(summary.protocol.ratios) < 2:
         return []
     charts = []
+    categories = {row.category for row in summary.rows}
     for metric in dict.fromkeys(table.metric for table in summary.tables):
         lines = {}
         for method in dict.fromkeys(row.method for row in summary.rows):
@@ -102,7 +108,7 @@ def _contamination_charts(summary: Summary) -> list[tuple[str, Markup]]:
             for ratio in summary.protocol.ratios:
                 ones = [row for row in summary.rows if row.method == method and row.setting == f"{ratio:.0%}"]
                 value = mean_over_categories(ones, metric)
-                if value is not None:
+                if value is not None and {row.category for row in ones} == categories:
                     points.append((ratio, value))
             if points:
                 lines[method] = points

@@ -115,8 +115,8 @@ class Summary:
         console = Console(highlight=False)
         for table in self.tables:
             shown = RichTable("", *table.methods, title=table.title)
-            for category, cells in table.rows:
-                shown.add_row(category, *(cell.text(table.metric) for cell in cells))
+            for line in table.lines:
+                shown.add_row(line.name, *(cell.text(table.metric) for cell in line.cells))
             console.print(shown)
             for note in table.notes:
                 console.print(f"* {note}", markup=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from blemish.benchmark.results import Row
@@ -65,51 +66,66 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of a table: one category, or the mean over all, in one setting; a cell for each method."""
+
+    category: str
+    setting: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """Category and setting."""
+        return f"{self.category} {self.setting}".strip()
+
+
+@dataclass(frozen=True)
 class Table:
     """One metric: rows of categories (and a mean where there are several), columns of methods.
 
-    setting : what all rows share, such as "10 %"; "" for nothing. notes : what a star or a dash means.
+    notes : what a star or a dash means.
     """
 
     metric: str
-    setting: str
     methods: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    lines: tuple[Line, ...]
     notes: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """The metric, its unit, and the setting."""
-        unit = "images/s" if self.metric == "fps" else "%"
-        name = TITLES.get(self.metric, self.metric)
-        return f"{name} ({unit})" + (f", {self.setting}" if self.setting else "")
+        """The metric and its unit."""
+        return f"{TITLES.get(self.metric, self.metric)} ({'images/s' if self.metric == 'fps' else '%'})"
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether lines of a category differ by a setting."""
+        return any(line.setting for line in self.lines)
 
 
 def tables(rows: Sequence[Row], metrics: Sequence[str] = FIRST) -> list[Table]:
-    """One table for each setting and metric, in the order in which settings and methods first appear."""
-    return [
-        _table([row for row in rows if row.setting == setting], metric, setting)
-        for setting in _in_order(row.setting for row in rows)
-        for metric in metrics
-    ]
+    """One table for each metric; categories, their settings, and methods in the order of first appearance."""
+    return [_table(rows, metric) for metric in metrics]
 
 
-def _table(rows: Sequence[Row], metric: str, setting: str) -> Table:
+def _table(rows: Sequence[Row], metric: str) -> Table:
     methods = _in_order(row.method for row in rows)
     categories = _in_order(row.category for row in rows)
-    lines = []
-    for category in categories:
-        of_category = [row for row in rows if row.category == category]
-        lines.append((category, tuple(_cell([r for r in of_category if r.method == m], metric) for m in methods)))
+    settings = _in_order(row.setting for row in rows)
+
+    def line(category: str, setting: str, of: Callable[[Sequence[Row], str], Cell]) -> Line:
+        here = [row for row in rows if row.setting == setting and category in (row.category, MEAN)]
+        return Line(category, setting, tuple(of([row for row in here if row.method == m], metric) for m in methods))
+
+    lines = [line(category, setting, _cell) for category in categories for setting in settings]
     if len(categories) > 1:
-        lines.append((MEAN, tuple(_mean_cell([row for row in rows if row.method == m], metric) for m in methods)))
+        lines += [line(MEAN, setting, partial(_mean_cell, categories=categories)) for setting in settings]
     notes = [
-        f"{category}, {method}: {cell.note}"
-        for category, cells in lines
-        for method, cell in zip(methods, cells, strict=True)
+        f"{one.name}, {method}: {cell.note}"
+        for one in lines
+        for method, cell in zip(methods, one.cells, strict=True)
         if cell.note
     ]
-    return Table(metric, setting, methods, tuple(lines), tuple(notes))
+    return Table(metric, methods, tuple(lines), tuple(notes))
 
 
 def value_of(row: Row, metric: str) -> float | None:
@@ -127,9 +143,9 @@ def _cell(rows: Sequence[Row], metric: str) -> Cell:
     return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values), note)
 
 
-def _mean_cell(rows: Sequence[Row], metric: str) -> Cell:
+def _mean_cell(rows: Sequence[Row], metric: str, categories: Sequence[str]) -> Cell:
     """Mean over categories first, then over seeds: the spread is that of the mean."""
-    means, categories = [], _in_order(row.category for row in rows)
+    means = []
     missing = set[str]()
     for seed in _in_order(row.seed for row in rows):
         of_seed = {row.category: value_of(row, metric) for row in rows if row.seed == seed}
@@ -145,18 +161,20 @@ def _mean_cell(rows: Sequence[Row], metric: str) -> Cell:
 
 def mean_over_categories(rows: Sequence[Row], metric: str) -> float | None:
     """Mean over categories, then seeds; None if undefined for one of them: such a mean is comparable with no other."""
-    cell = _mean_cell(rows, metric)
+    cell = _mean_cell(rows, metric, _in_order(row.category for row in rows))
     return None if cell.note else cell.mean
 
 
 def markdown(table: Table) -> str:
     """A table in Markdown, its notes under it."""
-    lines = [f"**{table.title}**", "", f"| | {' | '.join(table.methods)} |", "|---" * (len(table.methods) + 1) + "|"]
-    for category, cells in table.rows:
-        texts = [cell.text(table.metric) for cell in cells]
-        if category == MEAN:
-            category, texts = f"**{category}**", [f"**{text}**" for text in texts]
-        lines.append(f"| {category} | {' | '.join(texts)} |")
+    heads = ["", "setting", *table.methods] if table.has_settings else ["", *table.methods]
+    lines = [f"**{table.title}**", "", f"| {' | '.join(heads)} |".replace("|  |", "| |"), "|---" * len(heads) + "|"]
+    for line in table.lines:
+        texts = [line.category, *([line.setting] if table.has_settings else [])]
+        texts += [cell.text(table.metric) for cell in line.cells]
+        if line.category == MEAN:
+            texts = [f"**{text}**" for text in texts]
+        lines.append(f"| {' | '.join(texts)} |")
     if table.notes:
         lines += ["", *(f"\\* {note}" for note in table.notes)]
     return "\n".join(lines) + "\n"
