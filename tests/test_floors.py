@@ -34,6 +34,7 @@ FLOORS = (
     ("export",),
     ("evaluation",),
     ("console",),
+    ("station",),
     ("admission",),
     ("assembly",),
     ("benchmark",),
@@ -44,6 +45,8 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"}
+"""What may be imported in the station besides: the packages of its extra."""
 
 ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
@@ -107,7 +110,8 @@ def complaints(module: str, found: Import) -> Iterator[str]:
         if other in WITH_TORCH and own not in WITH_TORCH | {""} and not (found.typing or (own == "cli" and found.late)):
             yield f"imports {other}, which needs torch"
     elif package not in sys.stdlib_module_names and own not in WITH_TORCH:
-        if package not in RUNTIME and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
+        allowed = RUNTIME | STATION if own == "station" else RUNTIME
+        if package not in allowed and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
             yield f"imports {package}"
         elif own == "":
             yield f"is not lazy: imports {package}"
@@ -184,6 +188,9 @@ def test_no_module_needs_itself() -> None:
         ("blemish.modelfile", "import safetensors", "imports safetensors"),
         ("blemish.cli.train", "import yaml", "imports yaml"),
         ("blemish.cli.train", "def f():\n    import torch", "imports torch"),
+        ("blemish.cli.station", "def f():\n    import fastapi", "imports fastapi"),
+        ("blemish.evaluation.report", "import sqlalchemy", "imports sqlalchemy"),
+        ("blemish.station.models", "from blemish.methods import list_methods", "imports methods, which needs torch"),
         ("blemish.runtime", "import onnxruntime", "imports onnxruntime when it is itself imported"),
         ("blemish", "import numpy", "is not lazy: imports numpy"),
         ("blemish", "from blemish.runtime import load", "is not lazy: imports runtime"),
@@ -206,6 +213,7 @@ def test_the_rules_find_what_breaks_them(module: str, source: str, complaint: st
         ("blemish.runtime", "def f():\n    import onnxruntime"),
         ("blemish.cli.train", "def f():\n    import yaml\n    from blemish import assembly"),
         ("blemish.assembly", "from blemish import __version__"),
+        ("blemish.station.store", "import sqlalchemy\nfrom blemish.runtime import Detector"),
         ("blemish", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from blemish.assembly import train"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import demo, evaluate, info, inspect, listings, train
+from blemish.cli import demo, evaluate, info, inspect, listings, station, train
 
 app = typer.Typer(
     name="blemish",
@@ -22,6 +22,8 @@ app.command()(info.info)
 app.command()(listings.methods)
 app.command()(listings.teachers)
 app.command()(listings.layouts)
+app.command()(station.station)
+app.add_typer(station.people, name="station-user")
 
 
 def _version(asked: bool) -> None:
