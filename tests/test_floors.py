@@ -264,9 +264,12 @@ def test_importing_the_package_loads_nothing() -> None:
     assert not loaded("import blemish") & (HEAVY | RUNTIME)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("train", "--help"), ("inspect", "--help")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("train", "--help"), ("inspect", "--help"), ("station", "--help")],
+)
 def test_help_loads_neither_torch_nor_onnxruntime(arguments: tuple[str, ...]) -> None:
-    assert not loaded(RUN, *arguments) & (HEAVY | {"numpy", "PIL", "jinja2"})
+    assert not loaded(RUN, *arguments) & (HEAVY | STATION | {"numpy", "PIL", "jinja2"})
 
 
 def test_all_that_inspecting_needs_loads_without_torch() -> None:

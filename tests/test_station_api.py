@@ -8,7 +8,10 @@ import hashlib
 import io
 import json
 import struct
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +362,35 @@ def test_a_model_whose_active_version_is_lost_is_not_ready_until_its_file_is_bac
 
     assert client.get("/v2/models/cap/ready").status_code == 200
     assert inspect(client, part(OK))["verdict"] == "OK"
+    station.close()
+
+
+def test_activating_drops_no_request(empty: Settings) -> None:
+    for gain in (1.0, 0.9, 0.8, 0.7, 0.6):
+        make_model(empty.models / "cap.blemish", gain=gain)
+        if gain == 1.0:
+            station = Station(empty)
+        station.models.scan()
+    stop = threading.Event()
+
+    def ask() -> Counter[int]:
+        versions: Counter[int] = Counter()
+        while not stop.is_set():
+            (judged,) = [answer.result(60) for answer in station.models.submit("cap", None, [part(NG)])]
+            assert judged.inspection.score == pytest.approx(0.6 * (1.1 - judged.version.number / 10))
+            versions[judged.version.number] += 1
+        return versions
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for number in (2, 3, 4, 5, 1, 2, 3, 4, 5, 1):
+            station.models.activate("cap", number, "test")
+        stop.set()
+        seen = sum((future.result() for future in asking), Counter[int]())
+
+    assert seen.keys() <= {1, 2, 3, 4, 5}
+    # The active one and two spare ones run on, the others have ended.
+    assert len(station.models._workers) == 3
     station.close()
 
 

@@ -21,6 +21,7 @@ from blemish.station.api import make_app
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Filter, Inspections
 from blemish.station.people import People
+from blemish.station.settings import DEFAULT_NAME
 from blemish.station.station import Station
 from blemish.station.store import Store
 from blemish.station.tables import (
@@ -390,6 +391,8 @@ def test_a_station_on_postgresql_loses_nothing_while_the_database_is_down(
 ) -> None:
     root = tmp_path
     options = settings(root, database=postgresql.database("outage"))
+    with pytest.raises(UsageError, match="each needs a name of its own"):
+        Station(options.model_copy(update={"name": DEFAULT_NAME}))
     make_model(root / "models" / "cap.blemish")
     station = Station(options)
     client = TestClient(make_app(station), base_url="http://localhost")
@@ -419,7 +422,7 @@ def test_two_stations_share_a_database_and_number_versions_together(postgresql: 
     for name in ("line-1", "line-2"):
         (tmp_path / name).mkdir()
         options = settings(tmp_path / name, database=url, name=name)
-        make_model(options.models / "cap.blemish", gain=1.0 if name == "line-1" else 1.5)
+        make_model(options.models / "cap.blemish", gain=1.0 if name == "line-1" else 0.7)
         stations.append(Station(options))
     first, second = (TestClient(make_app(station), base_url="http://localhost") for station in stations)
 

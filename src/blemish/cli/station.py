@@ -17,7 +17,8 @@ Database = Annotated[
     str | None, typer.Option("--db", help="postgresql://USER:PASSWORD@HOST/NAME; default is SQLite in --data.")
 ]
 Name = Annotated[
-    str | None, typer.Option(help="Name of this station, which stands in every inspection; default is the host's.")
+    str | None,
+    typer.Option(help="Name of this station, which stands in every inspection; needed where stations share a --db."),
 ]
 
 DATA = Path("station-data")
@@ -53,7 +54,7 @@ def station(
     """
     from pydantic import ValidationError
 
-    from blemish.console import console
+    from blemish.console import Console
     from blemish.station.serving import serve
     from blemish.station.settings import MEBIBYTE, Retention, Settings
 
@@ -80,8 +81,7 @@ def station(
     except ValidationError as error:
         found = error.errors()[0]
         raise UsageError(str(found["msg"]), where=".".join(str(part) for part in found["loc"])) from error
-    with console() as listener:
-        serve(settings, listener)
+    serve(settings, Console())
 
 
 people = typer.Typer(help="Who may sign in to the station, and which machines have a token.", no_args_is_help=True)

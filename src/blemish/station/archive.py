@@ -115,7 +115,7 @@ class Archive:
         """Every picture on disk."""
         for kind in KINDS:
             for folder in (self.data / kind).iterdir():
-                for path in folder.iterdir():
+                for path in folder.iterdir() if folder.is_dir() else ():
                     with suppress(FileNotFoundError):
                         yield kind, path.name, path.stat()
 

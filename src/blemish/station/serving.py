@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import signal
 import socket
 import threading
@@ -28,6 +30,7 @@ def serve(settings: Settings, listener: Listener) -> None:
     UsageError, StationError
         It cannot start; see `Station`.
     """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     station = Station(settings)
     try:
         listening = _bound(settings)
@@ -49,8 +52,6 @@ def serve(settings: Settings, listener: Listener) -> None:
             log_level="warning",
             lifespan="off",
             server_header=False,
-            timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
-            # HTTP pipelining and websockets are not used.
             ws="none",
         )
         _Server(config, station).run(sockets=[listening])
@@ -96,11 +97,11 @@ class _Server(uvicorn.Server):
         self.station.drain()
         clock = asyncio.get_running_loop().time
         start = clock()
-        settings = self.station.settings
-        while clock() < start + settings.notice_seconds or not self.station.idle:
-            if clock() > start + settings.drain_seconds:
-                break
+        notice = self.station.settings.notice_seconds
+        while (clock() < start + notice or not self.station.idle) and self.station.seconds_left:
             await asyncio.sleep(POLL_SECONDS)
+        # Answers that are on their way to slow clients.
+        self.config.timeout_graceful_shutdown = math.ceil(self.station.seconds_left) or 1
         self.should_exit = True
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 MEBIBYTE = 2**20
+DEFAULT_NAME = "station"
 
 
 class Retention(BaseModel):
@@ -34,7 +34,8 @@ class Settings(BaseModel):
 
     models : the folder of model files. data : where pictures, copies of the model files and the embedded database lie.
     database : a SQLAlchemy URL; None is SQLite inside `data`.
-    name : of the station; it stands in every inspection, and several stations may share one database.
+    name : of the station; it stands in every inspection, and what is active is remembered under it. Several stations
+        may share one database, each by a name of its own.
     queue : images that may wait for a model, and requests to inspect that may be open at once.
     threads : of the runtime for each model; None shares the cores out among the models.
     """
@@ -44,7 +45,7 @@ class Settings(BaseModel):
     models: Path
     data: Path
     database: str | None = None
-    name: str = Field(default_factory=socket.gethostname, min_length=1, max_length=100)
+    name: str = Field(default=DEFAULT_NAME, min_length=1, max_length=100)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     queue: PositiveInt = 64

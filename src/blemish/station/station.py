@@ -19,7 +19,7 @@ from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.people import People
 from blemish.station.retention import sweep
-from blemish.station.settings import Settings
+from blemish.station.settings import DEFAULT_NAME, Settings
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
 from blemish.station.worker import Judged
@@ -57,6 +57,12 @@ class Station:
             undo.callback(self.archive.close)
             self.store = Store(settings.database_url)
             undo.callback(self.store.close)
+            if self.store.shared and settings.name == DEFAULT_NAME:
+                raise UsageError(
+                    "several stations may share this database, so each needs a name of its own",
+                    where="--db",
+                    todo="Give this one a --name",
+                )
             self.store.migrate()
             self.people = People(self.store, settings.name, open_without_accounts=settings.loopback)
             if not settings.loopback and not self.people.has_admin():
@@ -71,6 +77,7 @@ class Station:
             self.models.start()
             self._close = undo.pop_all()
         self.draining = False
+        self._end = math.inf
         self._stop = threading.Event()
         self._open = 0
         self._threads = [
@@ -84,9 +91,16 @@ class Station:
             thread.start()
 
     def drain(self) -> None:
-        """Take no more images; what is being judged goes on."""
+        """Take no more images; what is being judged goes on, for `drain_seconds` from the first call on."""
+        if not self.draining:
+            self._end = time.monotonic() + self.settings.drain_seconds
         self.draining = True
         self.metrics.draining.set(1)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long what is open may still go on; infinite until `drain`."""
+        return max(0.0, self._end - time.monotonic())
 
     @property
     def idle(self) -> bool:
@@ -94,10 +108,10 @@ class Station:
         return self._open == 0 and self.models.idle
 
     def close(self) -> None:
-        """Stop everything; what waits is judged first."""
+        """Stop everything; what waits is judged first, as long as there is time."""
         self.drain()
         self._stop.set()
-        self.models.stop(self.settings.drain_seconds)
+        self.models.stop(self.seconds_left)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(1)
@@ -209,10 +223,11 @@ class Station:
         )
 
     def _repeat(self, seconds: float, what: Callable[[], None]) -> None:
-        while not self._stop.wait(seconds):
+        while not self._stop.is_set():
             try:
                 what()
             except StationError as error:
                 log.warning("%s: %s", what.__qualname__, error)
             except Exception:  # A thread that ends would leave its work undone for months.
                 log.exception("%s failed", what.__qualname__)
+            self._stop.wait(seconds)

@@ -36,6 +36,10 @@ class Store:
     ----------
     url : of SQLAlchemy: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.
 
+    Attributes
+    ----------
+    shared : whether stations of other machines may use it too.
+
     Raises
     ------
     UsageError
@@ -67,7 +71,8 @@ class Store:
             raise UsageError(
                 "PostgreSQL needs its driver", where="--db", todo="Run: pip install 'blemish[postgresql]'"
             ) from None
-        if self.engine.dialect.name == "sqlite":
+        self.shared = self.engine.dialect.name == "postgresql"
+        if not self.shared:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +14,15 @@ from blemish.errors import UsageError
 from blemish.station.errors import STATUS, Code, StationError
 from blemish.station.station import Station
 
-log = logging.getLogger(__name__)
+HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""On every answer, unless it says otherwise itself."""
 
 
 class Refusal(BaseModel):
@@ -87,6 +94,8 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises the error once more after this answer, and the server logs it.
-        return answer(
-            request, StationError(Code.INTERNAL, "the station failed at this request", todo="Its log says why")
-        )
+        failed = StationError(Code.INTERNAL, "the station failed at this request", todo="Its log says why")
+        answered = answer(request, failed)
+        # It leaves past all of the application, so that nothing else adds them.
+        answered.headers.update(HEADERS)
+        return answered

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -15,23 +15,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blemish.station.api.answers import refused
+from blemish.station.api.answers import HEADERS, refused
 from blemish.station.errors import Code, StationError
 from blemish.station.people import Right, Who
 from blemish.station.station import Station
 
 COOKIE = "blemish_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-
-HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-"""On every answer, unless it says otherwise itself."""
 
 
 def the_station(request: HTTPConnection) -> Station:

@@ -37,6 +37,8 @@ Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x
 Words = Annotated[str, StringConstraints(max_length=5000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
 ModelName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Point = Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=2, max_length=2)]
+"""[x, y] in pixels of the image."""
 
 
 class RegionFound(BaseModel):
@@ -58,7 +60,7 @@ class ReviewGiven(BaseModel):
     answer: Answer
     label: Label
     note: str
-    region: list[tuple[float, float]] | None
+    region: list[Point] | None
 
     @classmethod
     def of(cls, review: Review) -> ReviewGiven:
@@ -123,13 +125,9 @@ class ReviewWanted(BaseModel):
     answer: Answer
     label: Label | None = None
     note: Words = ""
-    region: (
-        Annotated[
-            list[tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]]],
-            Field(min_length=3, max_length=1000),
-        ]
-        | None
-    ) = Field(default=None, description="a drawn polygon, [x, y] in pixels of the image")
+    region: Annotated[list[Point], Field(min_length=3, max_length=1000)] | None = Field(
+        default=None, description="a drawn polygon, [x, y] in pixels of the image"
+    )
 
 
 class Reviews(BaseModel):
@@ -301,8 +299,9 @@ def overlay(station: TheStation, who: Looking, number: Number) -> Response:
 )
 def review(station: TheStation, who: Reviewing, number: Number, wanted: ReviewWanted) -> ReviewGiven:
     """Confirm or overrule a verdict. Earlier answers are kept; the newest one counts."""
-    region = None if wanted.region is None else [list(point) for point in wanted.region]
-    return ReviewGiven.of(station.inspections.review(number, who.by, wanted.answer, wanted.label, wanted.note, region))
+    return ReviewGiven.of(
+        station.inspections.review(number, who.by, wanted.answer, wanted.label, wanted.note, wanted.region)
+    )
 
 
 @router.get("/inspections/{number}/reviews", responses=refusals(Code.NO_SUCH_INSPECTION))
