@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -12,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,47 @@ def test_bodies_are_refused_that_are_empty_too_large_or_no_form(client: TestClie
     refusal(client.post(url, content=slices()), Code.BODY_TOO_LARGE)
     refusal(client.post(url, files=[("image", part(OK))] * 5), Code.TOO_MANY_IMAGES)
     refusal(client.post(url, content=b"--x", headers={"content-type": "multipart/form-data"}), Code.INVALID_REQUEST)
+
+
+def test_a_body_that_never_ends_is_given_up(empty: Settings) -> None:
+    station = Station(empty.model_copy(update={"body_seconds": 0.05}))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/inspect",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "scheme": "http",
+        "server": ("localhost", 80),
+    }
+    sent: list[Any] = []
+    pieces = iter([{"type": "http.request", "body": b"x", "more_body": True}])
+
+    async def receive() -> Any:
+        for piece in pieces:
+            return piece
+        return await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(make_app(station)(scope, receive, send))
+
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["code"] == "body_too_slow"
+    assert station.idle
+    station.close()
+
+
+def test_more_open_requests_than_allowed_are_told_when_to_come_back(line: Station, client: TestClient) -> None:
+    with ExitStack() as others:
+        for _ in range(4):
+            others.enter_context(line.admitted())
+        full = client.post("/api/v1/inspect?model=cap", content=part(OK))
+
+    refusal(full, Code.QUEUE_FULL)
+    assert full.headers["retry-after"] == "1"
+    assert inspect(client, part(OK))["verdict"] == "OK"
 
 
 # Looking

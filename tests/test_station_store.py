@@ -157,7 +157,7 @@ class PostgreSQL:
         assert done.returncode == 0, command
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
         self.run("pg_ctl", "-D", self.folder / "db", "-l", self.folder / "log", "-w", "-o", options, "start")
         until(self.answers, "PostgreSQL has recovered")
 
