@@ -27,6 +27,7 @@ from blemish.station.api import make_app
 from blemish.station.errors import STATUS, Code
 from blemish.station.settings import Settings
 from blemish.station.station import Station
+from blemish.station.worker import Worker
 from parts import GREY
 from stations import NG, OK, REVIEW, document, make_model, part, settings
 
@@ -434,6 +435,30 @@ def test_activating_drops_no_request(empty: Settings) -> None:
     assert seen.keys() <= {1, 2, 3, 4, 5}
     # The active one and two spare ones run on, the others have ended.
     assert len(station.models._workers) == 3
+    station.close()
+
+
+def test_a_worker_that_retires_between_being_found_and_being_asked_is_replaced(
+    empty: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(empty.models / "cap.blemish")
+    station = Station(empty)
+    models = station.models
+    find = models._worker
+    found: list[Worker] = []
+
+    def find_late(name: str, number: int) -> Worker:
+        found.append(find(name, number))
+        if len(found) == 1:
+            models._workers.pop((name, number)).retire()
+        return found[-1]
+
+    monkeypatch.setattr(models, "_worker", find_late)
+
+    (answer,) = models.submit("cap", None, [part(NG)])
+
+    assert answer.result(60).inspection.verdict == "NG"
+    assert found[0] is not found[1]
     station.close()
 
 
