@@ -1,6 +1,6 @@
 """The tables. Their history is in `migrations`; a test compares both.
 
-Times are UTC. Nothing here is ever updated but `Inspection.pictures_removed`; decisions are added, not changed.
+Times are UTC. Decisions are added and never changed: of an inspection, only `pictures_removed` is ever set later.
 """
 
 from __future__ import annotations
