@@ -34,6 +34,7 @@ FLOORS = (
     ("training",),
     ("export",),
     ("evaluation",),
+    ("station",),
     ("admission",),
     ("quality",),
     ("assembly",),
@@ -45,6 +46,8 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"}
+"""What may be imported in the station besides: the packages of its extra."""
 
 NETWORK = {
     "ftplib",
@@ -63,7 +66,8 @@ NETWORK = {
 }
 """What the standard library reaches a network with."""
 
-ONLY_WITH_NETWORK = "blemish.data.download"
+WITH_NETWORK = {"blemish.data.download", "blemish.station.serving"}
+"""One fetches what it is told to; the other listens, and connects to nobody."""
 
 ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
@@ -127,11 +131,12 @@ def complaints(module: str, found: Import) -> Iterator[str]:
         if other in WITH_TORCH and own not in WITH_TORCH | {""} and not (found.typing or (own == "cli" and found.late)):
             yield f"imports {other}, which needs torch"
     elif package not in sys.stdlib_module_names and own not in WITH_TORCH:
-        if package not in RUNTIME and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
+        allowed = RUNTIME | STATION if own == "station" else RUNTIME
+        if package not in allowed and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
             yield f"imports {package}"
         elif own == "":
             yield f"is not lazy: imports {package}"
-    if found.target in NETWORK and module != ONLY_WITH_NETWORK:
+    if found.target in NETWORK and module not in WITH_NETWORK:
         yield f"reaches for a network: imports {found.target}"
     if package in ONLY_FROM_INSIDE_A_FUNCTION and not found.late:
         yield f"imports {package} when it is itself imported"
@@ -206,6 +211,9 @@ def test_no_module_needs_itself() -> None:
         ("blemish.modelfile", "import safetensors", "imports safetensors"),
         ("blemish.cli.train", "import yaml", "imports yaml"),
         ("blemish.cli.train", "def f():\n    import torch", "imports torch"),
+        ("blemish.cli.station", "def f():\n    import fastapi", "imports fastapi"),
+        ("blemish.evaluation.report", "import sqlalchemy", "imports sqlalchemy"),
+        ("blemish.station.models", "from blemish.methods import list_methods", "imports methods, which needs torch"),
         ("blemish.runtime", "import onnxruntime", "imports onnxruntime when it is itself imported"),
         ("blemish.teachers.weights", "import urllib.request", "reaches for a network"),
         ("blemish.data.catalog", "from urllib import request", "reaches for a network"),
@@ -237,6 +245,7 @@ def test_the_rules_find_what_breaks_them(module: str, source: str, complaint: st
         ("blemish.runtime", "def f():\n    import onnxruntime"),
         ("blemish.cli.train", "def f():\n    import yaml\n    from blemish import assembly"),
         ("blemish.assembly", "from blemish import __version__"),
+        ("blemish.station.store", "import sqlalchemy\nfrom blemish.runtime import Detector"),
         ("blemish", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from blemish.assembly import train"),
     ],
 )
@@ -288,10 +297,18 @@ def test_importing_the_package_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("train", "--help"), ("inspect", "--help"), ("data", "get", "--help")]
+    "arguments",
+    [
+        ("--help",),
+        ("--version",),
+        ("train", "--help"),
+        ("inspect", "--help"),
+        ("data", "get", "--help"),
+        ("station", "--help"),
+    ],
 )
 def test_help_loads_neither_torch_nor_onnxruntime(arguments: tuple[str, ...]) -> None:
-    assert not loaded(RUN, *arguments) & (HEAVY | {"numpy", "PIL", "jinja2"})
+    assert not loaded(RUN, *arguments) & (HEAVY | STATION | {"numpy", "PIL", "jinja2"})
 
 
 def test_all_that_inspecting_needs_loads_without_torch() -> None:

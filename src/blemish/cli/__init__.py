@@ -29,10 +29,14 @@ def main() -> None:
         raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("torch", "timm", "lightning_fabric", "safetensors", "onnx", "yaml"):
+        if package in ("torch", "timm", "lightning_fabric", "safetensors", "onnx", "yaml"):
+            what, extra = "training", "train"
+        elif package in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"):
+            what, extra = "the station", "station"
+        else:
             raise
         print(
-            f"blemish: training needs {package}, which is not installed. Run: pip install 'blemish[train]'",
+            f"blemish: {what} needs {package}, which is not installed. Run: pip install 'blemish[{extra}]'",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, train
+from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, station, train
 
 app = typer.Typer(
     name="blemish",
@@ -24,6 +24,8 @@ app.command()(listings.methods)
 app.command()(listings.teachers)
 app.command()(listings.layouts)
 app.add_typer(data.data)
+app.command()(station.station)
+app.add_typer(station.people, name="station-user")
 
 
 def _version(asked: bool) -> None:

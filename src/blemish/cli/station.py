@@ -1,0 +1,193 @@
+"""`blemish station` and `blemish station-user`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blemish.errors import UsageError
+
+if TYPE_CHECKING:
+    from blemish.station.people import People
+
+Data = Annotated[Path, typer.Option(help="Folder for pictures, copies of model files and the embedded database.")]
+Database = Annotated[
+    str | None, typer.Option("--db", help="postgresql://USER:PASSWORD@HOST/NAME; default is SQLite in --data.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option(help="Name of this station, which stands in every inspection; needed where stations share a --db."),
+]
+
+DATA = Path("station-data")
+
+
+def station(
+    models: Annotated[Path, typer.Option(help="Folder of model files; new ones are taken in while it runs.")],
+    db: Database = None,
+    data: Data = DATA,
+    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own needs accounts.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Name = None,
+    queue: Annotated[int, typer.Option(help="Images that may wait for a model; more are answered 429.", min=1)] = 64,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for each model; default shares the cores out.", min=1)
+    ] = None,
+    max_body: Annotated[int, typer.Option(help="Largest request, in MiB.", min=1)] = 64,
+    drain: Annotated[float, typer.Option(help="Seconds in which open work is finished after SIGTERM.")] = 30,
+    keep_ok: Annotated[float, typer.Option(help="Days for which pictures of OK and REJECTED parts are kept.")] = 30,
+    keep_review: Annotated[float, typer.Option(help="Days for which pictures of REVIEW parts are kept.")] = 180,
+    keep_ng: Annotated[float, typer.Option(help="Days for which pictures of NG parts are kept.")] = 365,
+    keep_gib: Annotated[
+        float | None, typer.Option(help="GiB that all pictures may take; beyond, the oldest go early.")
+    ] = None,
+) -> None:
+    """Run the inspection station: an HTTP service that inspects images and remembers every decision.
+
+    Example: `blemish station --models models/`
+
+    Pictures of reviewed parts are kept until there is no room. SIGTERM and Ctrl-C finish open work first.
+    """
+    from pydantic import ValidationError
+
+    from blemish.console import Console
+    from blemish.station.serving import serve
+    from blemish.station.settings import MEBIBYTE, Retention, Settings
+
+    try:
+        settings = Settings(
+            models=models,
+            data=data,
+            database=db,
+            host=host,
+            port=port,
+            queue=queue,
+            threads=threads,
+            max_body_bytes=max_body * MEBIBYTE,
+            drain_seconds=drain,
+            retention=Retention(
+                ok_days=keep_ok,
+                rejected_days=keep_ok,
+                review_days=keep_review,
+                ng_days=keep_ng,
+                max_bytes=None if keep_gib is None else round(keep_gib * 1024 * MEBIBYTE),
+            ),
+            **_given(name=name),
+        )
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise UsageError(str(found["msg"]), where=".".join(str(part) for part in found["loc"])) from error
+    serve(settings, Console())
+
+
+people = typer.Typer(help="Who may sign in to the station, and which machines have a token.", no_args_is_help=True)
+
+Role = Annotated[str, typer.Option(help="viewer, reviewer or admin.")]
+PasswordFile = Annotated[
+    Path | None, typer.Option(help="File whose first line is the password; default is to ask for it.")
+]
+
+
+@people.command("add")
+def add_account(
+    name: Annotated[str, typer.Argument(help="Name to sign in with.")],
+    role: Role = "viewer",
+    password_file: PasswordFile = None,
+    data: Data = DATA,
+    db: Database = None,
+) -> None:
+    """Let a person sign in. A viewer looks, a reviewer also inspects and reviews, an admin does everything.
+
+    Example: `blemish station-user add lena --role admin`
+    """
+    if role not in ("viewer", "reviewer", "admin"):
+        raise UsageError(f"there is no role {role}", where="--role", todo="Choose viewer, reviewer or admin")
+    _people(data, db).add_account(name, role, _password(password_file), "command line")  # type: ignore[arg-type]
+    typer.echo(f"{name} may sign in as {role}.")
+
+
+@people.command("password")
+def set_password(
+    name: Annotated[str, typer.Argument(help="Name of the account.")],
+    password_file: PasswordFile = None,
+    data: Data = DATA,
+    db: Database = None,
+) -> None:
+    """Give an account another password, and end its sign-ins."""
+    _people(data, db).set_password(name, _password(password_file), "command line")
+    typer.echo(f"{name} has a new password.")
+
+
+@people.command("remove")
+def remove_account(
+    name: Annotated[str, typer.Argument(help="Name of the account.")], data: Data = DATA, db: Database = None
+) -> None:
+    """Take an account away, and end its sign-ins."""
+    _people(data, db).remove_account(name, "command line")
+    typer.echo(f"{name} may not sign in any more.")
+
+
+@people.command("list")
+def list_people(data: Data = DATA, db: Database = None) -> None:
+    """List accounts and tokens."""
+    people = _people(data, db)
+    for account in people.accounts():
+        typer.echo(f"account  {account.role:8}  {account.name}")
+    for token in people.tokens():
+        typer.echo(f"token    {token.role:8}  {token.name}")
+
+
+@people.command("token")
+def add_token(
+    name: Annotated[str, typer.Argument(help="Name of the machine.")],
+    role: Annotated[str, typer.Option(help="viewer, machine, reviewer or admin; a machine looks and inspects.")] = (
+        "machine"
+    ),
+    data: Data = DATA,
+    db: Database = None,
+) -> None:
+    """Make a token for a machine and print it, this once.
+
+    Example: `blemish station-user token camera-1`
+    """
+    if role not in ("viewer", "machine", "reviewer", "admin"):
+        raise UsageError(f"there is no role {role}", where="--role", todo="Choose viewer, machine, reviewer or admin")
+    _, secret = _people(data, db).add_token(name, role, "command line")  # type: ignore[arg-type]
+    typer.echo(secret)
+
+
+@people.command("remove-token")
+def remove_token(
+    name: Annotated[str, typer.Argument(help="Name of the machine.")], data: Data = DATA, db: Database = None
+) -> None:
+    """Make a token worthless."""
+    _people(data, db).remove_token(name, "command line")
+    typer.echo(f"The token {name} is worth nothing any more.")
+
+
+def _people(data: Path, db: str | None) -> People:
+    from blemish.station.people import People
+    from blemish.station.settings import Settings
+    from blemish.station.store import Store
+
+    settings = Settings(models=data, data=data, database=db)
+    store = Store(settings.database_url)
+    store.migrate()
+    return People(store, settings.name, open_without_accounts=True)
+
+
+def _password(file: Path | None) -> str:
+    if file is None:
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    try:
+        return file.read_text("utf-8").partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"it cannot be read: {error}", where=file) from error
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,481 @@
+"""Inspecting, looking at inspections, and answering them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from blemish.errors import ImageError
+from blemish.images import ImageContract, read, to_display
+from blemish.pictures import png
+from blemish.station.api.answers import refusals
+from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
+from blemish.station.archive import decode_map, heat_map, overlaid
+from blemish.station.errors import Code, StationError
+from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName
+from blemish.station.station import Sent, Station
+from blemish.station.tables import Inspection, Review
+
+router = APIRouter(prefix="/api/v1", tags=["inspections"])
+
+LARGEST_KEY = 2**63 - 1
+Number = Annotated[int, Path(ge=1, le=LARGEST_KEY, description="of the inspection")]
+Before = Annotated[int | None, Query(ge=1, le=LARGEST_KEY, description="`next` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=500)]
+# No control characters: PostgreSQL stores no NUL, and nobody could read the others.
+Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Words = Annotated[str, StringConstraints(max_length=5000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
+ModelName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Point = Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=2, max_length=2)]
+"""[x, y] in pixels of the image."""
+
+
+class RegionFound(BaseModel):
+    """A defect region: bounding box and area in pixels of the image, the map's largest value inside."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float
+
+
+class ReviewGiven(BaseModel):
+    """A person's answer to an inspection."""
+
+    time: datetime
+    by: str
+    answer: Answer
+    label: Label
+    note: str
+    region: list[Point] | None
+
+    @classmethod
+    def of(cls, review: Review) -> ReviewGiven:
+        """A row as it is shown."""
+        return cls.model_validate(review, from_attributes=True)
+
+
+class InspectionShown(BaseModel):
+    """An image judged. score, p_value, threshold are null if it was rejected."""
+
+    id: int
+    time: datetime
+    station: str
+    source: str | None
+    file: str | None
+    model: str
+    version: int
+    model_sha256: str
+    image_sha256: str
+    image_bytes: int
+    verdict: VerdictName
+    reason: str
+    detail: str
+    score: float | None
+    p_value: float | None
+    threshold: float | None
+    regions: list[RegionFound]
+    waited_ms: float
+    judged_ms: float
+    pictures_removed: datetime | None
+    review: ReviewGiven | None = Field(default=None, description="the one that counts, which is the newest")
+
+    @classmethod
+    def of(cls, inspection: Inspection, review: Review | None = None) -> InspectionShown:
+        """A row as it is shown."""
+        fields = {name: getattr(inspection, name) for name in cls.model_fields if name != "review"}
+        return cls(**fields, review=None if review is None else ReviewGiven.of(review))
+
+
+class Inspected(BaseModel):
+    """The images of a request judged, in their order."""
+
+    inspections: list[InspectionShown]
+
+
+class InspectionPage(BaseModel):
+    """Some of the inspections, newest first."""
+
+    inspections: list[InspectionShown]
+    next: int | None = Field(description="`before` of the following page; null if this is the last")
+
+
+class ReviewWanted(BaseModel):
+    """An answer to an inspection.
+
+    label may be left out where verdict and answer say it: OK confirmed and NG overruled are normal, OK overruled and NG
+    confirmed anomalous.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    answer: Answer
+    label: Label | None = None
+    note: Words = ""
+    region: Annotated[list[Point], Field(min_length=3, max_length=1000)] | None = Field(
+        default=None, description="a drawn polygon, [x, y] in pixels of the image"
+    )
+
+
+class Reviews(BaseModel):
+    """All answers to an inspection, oldest first."""
+
+    reviews: list[ReviewGiven]
+
+
+class Hour(BaseModel):
+    """How many inspections had which verdict within an hour."""
+
+    hour: datetime
+    counts: dict[VerdictName, int]
+    yield_: float | None = Field(alias="yield", description="share of OK among those judged; null if none was")
+
+
+class ReviewCount(BaseModel):
+    """How many inspections with this verdict got this answer."""
+
+    verdict: VerdictName
+    answer: Answer
+    label: Label
+    count: int
+
+
+class Stats(BaseModel):
+    """Inspections counted. REJECTED ones were not judged and count for no yield."""
+
+    counts: dict[VerdictName, int]
+    yield_: float | None = Field(alias="yield")
+    hours: list[Hour]
+    reviews: list[ReviewCount]
+
+
+def filters(
+    verdict: VerdictName | None = None,
+    model: ModelName | None = None,
+    version: VersionNumber | None = None,
+    station: Line | None = None,
+    source: Line | None = None,
+    since: Annotated[AwareDatetime | None, Query(description="included; with its time zone")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="not included; with its time zone")] = None,
+    reviewed: bool | None = None,
+) -> Filter:
+    """The filter that the query of a request describes."""
+    return Filter(verdict, model, version, station, source, _in_utc(since), _in_utc(until), reviewed)
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    try:
+        return None if time is None else time.astimezone(UTC)
+    except OverflowError:
+        raise StationError(Code.INVALID_REQUEST, "a time lies outside the years 1 to 9999") from None
+
+
+TheFilter = Annotated[Filter, Depends(filters)]
+
+_BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_INSPECT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of one image file (PNG, JPEG, BMP, TIFF, WebP), or a form with one or more files.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+            "application/octet-stream": _BINARY,
+            "image/*": _BINARY,
+        },
+    }
+}
+
+
+@router.post(
+    "/inspect",
+    openapi_extra=_INSPECT_BODY,
+    responses=refusals(
+        Code.NO_IMAGE,
+        Code.MODEL_NEEDED,
+        Code.NO_SUCH_MODEL,
+        Code.NO_SUCH_VERSION,
+        Code.INVALID_REQUEST,
+        Code.BODY_TOO_SLOW,
+        Code.TOO_MANY_IMAGES,
+        Code.QUEUE_FULL,
+        Code.MODEL_NOT_READY,
+        Code.STORAGE_FAILED,
+        Code.DRAINING,
+    ),
+)
+async def inspect(
+    request: Request,
+    station: TheStation,
+    who: Inspecting,
+    model: Annotated[ModelName | None, Query(description="may be left out where there is only one")] = None,
+    version: Annotated[VersionNumber | None, Query(description="default is the active one")] = None,
+    source: Annotated[Line | None, Query(description="which camera or line; default is who sends it")] = None,
+) -> Inspected:
+    """Judge one image, or several. An image that cannot be judged is REJECTED, which is a result like any other."""
+    with station.admitted():
+        images = await _images(request)
+        rows = await station.inspect(images, model, version, source or who.by)
+    return Inspected(inspections=[InspectionShown.of(row) for row in rows])
+
+
+@router.get("/inspections", responses=refusals())
+def list_inspections(
+    station: TheStation, who: Looking, query: TheFilter, before: Before = None, limit: Limit = 50
+) -> InspectionPage:
+    """Inspections, newest first."""
+    rows = station.inspections.page(query, before, limit + 1)
+    shown = [InspectionShown.of(*row) for row in rows[:limit]]
+    return InspectionPage(inspections=shown, next=shown[-1].id if len(rows) > limit else None)
+
+
+@router.get("/inspections/{number}", responses=refusals(Code.NO_SUCH_INSPECTION))
+def one_inspection(station: TheStation, who: Looking, number: Number) -> InspectionShown:
+    """One inspection, with the review that counts."""
+    return InspectionShown.of(*station.inspections.get(number))
+
+
+def _pictures(media: str) -> dict[int | str, dict[str, Any]]:
+    refused = refusals(Code.NO_SUCH_INSPECTION, Code.NO_PICTURE, Code.STORAGE_FAILED)
+    return {200: {"content": {media: _BINARY}, "description": "The picture"}, **refused}
+
+
+@router.get("/inspections/{number}/image", response_class=Response, responses=_pictures("image/*"))
+def image(station: TheStation, who: Looking, number: Number) -> Response:
+    """The image as it came, byte for byte."""
+    inspection, _ = station.inspections.get(number)
+    content = _image(station, inspection)
+    return Response(content, media_type=media_type(content), headers=_unchanging(inspection.image_sha256))
+
+
+@router.get("/inspections/{number}/heatmap", response_class=Response, responses=_pictures("image/png"))
+def heatmap(station: TheStation, who: Looking, number: Number) -> Response:
+    """The anomaly map in colours, from 0 to twice the threshold."""
+    inspection, _ = station.inspections.get(number)
+    codes = decode_map(_map(station, inspection))
+    return Response(png(heat_map(codes)), media_type="image/png", headers=_unchanging(f"h{inspection.map_sha256}"))
+
+
+@router.get("/inspections/{number}/overlay", response_class=Response, responses=_pictures("image/png"))
+def overlay(station: TheStation, who: Looking, number: Number) -> Response:
+    """The image with the heat map over it and the marked pixels outlined."""
+    inspection, _ = station.inspections.get(number)
+    codes = decode_map(_map(station, inspection))
+    contract = ImageContract.model_validate(
+        station.models.version(inspection.model, inspection.version).manifest["images"]
+    )
+    try:
+        display = to_display(read(_image(station, inspection), contract), contract)
+    except ImageError as error:
+        raise StationError(Code.NO_PICTURE, f"the image cannot be shown: {error.what}") from error
+    tag = f"o{inspection.map_sha256}"
+    return Response(png(overlaid(display, codes)), media_type="image/png", headers=_unchanging(tag))
+
+
+@router.post(
+    "/inspections/{number}/reviews",
+    status_code=201,
+    responses=refusals(Code.NO_SUCH_INSPECTION, Code.LABEL_NEEDED, Code.LABEL_CONTRADICTS),
+)
+def review(station: TheStation, who: Reviewing, number: Number, wanted: ReviewWanted) -> ReviewGiven:
+    """Confirm or overrule a verdict. Earlier answers are kept; the newest one counts."""
+    return ReviewGiven.of(
+        station.inspections.review(number, who.by, wanted.answer, wanted.label, wanted.note, wanted.region)
+    )
+
+
+@router.get("/inspections/{number}/reviews", responses=refusals(Code.NO_SUCH_INSPECTION))
+def reviews(station: TheStation, who: Looking, number: Number) -> Reviews:
+    """All answers to an inspection, oldest first."""
+    return Reviews(reviews=[ReviewGiven.of(row) for row in station.inspections.reviews(number)])
+
+
+@router.get("/stats", responses=refusals())
+def stats(station: TheStation, who: Looking, query: TheFilter) -> Stats:
+    """How many inspections had which verdict, in all and by the hour, and how people answered them."""
+    hours: dict[str, dict[str, int]] = {}
+    total: dict[str, int] = {}
+    for hour, verdict, count in station.inspections.stats(query):
+        hours.setdefault(hour, {})[verdict] = count
+        total[verdict] = total.get(verdict, 0) + count
+    answers = station.inspections.review_counts(query)
+    return Stats.model_validate(
+        {
+            "counts": total,
+            "yield": _yield(total),
+            "hours": [{"hour": hour, "counts": counts, "yield": _yield(counts)} for hour, counts in hours.items()],
+            "reviews": [
+                {"verdict": verdict, "answer": answer, "label": label, "count": count}
+                for verdict, answer, label, count in answers
+            ],
+        }
+    )
+
+
+@router.get(
+    "/export.csv",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **refusals()},
+)
+def export_csv(station: TheStation, who: Looking, query: TheFilter) -> StreamingResponse:
+    """All inspections that the filter takes, newest first, as CSV. Regions are JSON in one column."""
+    # The first rows are fetched before the answer begins: a database that is down is still a clean refusal.
+    lines = _csv(station.inspections.everything(query))
+    header = next(lines)
+    disposition = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
+    return StreamingResponse(_chained(header, lines), media_type="text/csv; charset=utf-8", headers=disposition)
+
+
+async def _images(request: Request) -> list[Sent]:
+    """The images of a body, as a form or raw.
+
+    Raises
+    ------
+    StationError
+        no_image, too_many_images, invalid_request.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        body = await request.body()
+        if not body:
+            raise StationError(
+                Code.NO_IMAGE, "the body is empty", todo="Send the bytes of an image file, or a form with files"
+            )
+        return [Sent(body)]
+    station: Station = request.app.state.station
+    try:
+        async with request.form(max_files=station.settings.queue, max_fields=100) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            images = [Sent(await file.read(), _file_name(file.filename)) for file in files]
+    except HTTPException as error:  # what Starlette makes of a form that it cannot read
+        raise _form_refused(error.detail, station) from error
+    if not images:
+        raise StationError(Code.NO_IMAGE, "the form has no file", todo="Send at least one: curl -F image=@part.png")
+    return images
+
+
+def _form_refused(message: str, station: Station) -> StationError:
+    if "Too many files" in message:
+        return StationError(
+            Code.TOO_MANY_IMAGES,
+            f"a request may hold at most {station.settings.queue} images",
+            todo="Send fewer images at once",
+        )
+    return StationError(Code.INVALID_REQUEST, f"the form cannot be read: {message}")
+
+
+def _file_name(name: str | None) -> str | None:
+    """The name of a file where it comes from; it is shown to people and never used as a path."""
+    if name is None:
+        return None
+    return "".join(sign if sign.isprintable() else "?" for sign in name)[:500] or None
+
+
+def _image(station: Station, inspection: Inspection) -> bytes:
+    content = None
+    if inspection.pictures_removed is None:
+        content = station.archive.read("images", inspection.image_sha256)
+    if content is None:
+        raise _no_picture(station, inspection)
+    return content
+
+
+def _map(station: Station, inspection: Inspection) -> bytes:
+    if inspection.map_sha256 is None:
+        raise StationError(Code.NO_PICTURE, "the image was rejected, so it has no anomaly map", todo=inspection.detail)
+    content = None
+    if inspection.pictures_removed is None:
+        content = station.archive.read("maps", inspection.map_sha256)
+    if content is None:
+        raise _no_picture(station, inspection)
+    return content
+
+
+def _no_picture(station: Station, inspection: Inspection) -> StationError:
+    if inspection.pictures_removed is not None:
+        removed = f"{inspection.pictures_removed:%Y-%m-%d}"
+        return StationError(Code.NO_PICTURE, f"the retention removed its pictures on {removed}")
+    if inspection.station != station.settings.name:
+        return StationError(Code.NO_PICTURE, f"its pictures lie at the station {inspection.station}")
+    return StationError(Code.NO_PICTURE, "its pictures are not in the folder of this station")
+
+
+def media_type(content: bytes) -> str:
+    """The media type by the first bytes; what is no image must not be shown as one."""
+    for start, name in (
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"BM", "image/bmp"),
+        (b"II", "image/tiff"),
+        (b"MM", "image/tiff"),
+    ):
+        if content.startswith(start):
+            return name
+    return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
+
+
+def _unchanging(tag: str) -> dict[str, str]:
+    # Kept by the browser of the one who may see it, but asked for again: the sign-in may be over.
+    return {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'}
+
+
+def _yield(counts: dict[str, int]) -> float | None:
+    judged = sum(count for verdict, count in counts.items() if verdict != "REJECTED")
+    return counts.get("OK", 0) / judged if judged else None
+
+
+COLUMNS: Final = tuple(name for name in InspectionShown.model_fields if name not in ("review", "regions"))
+REVIEW_COLUMNS: Final = ("answer", "label", "by", "note")
+
+
+def _csv(rows: Iterator[Row]) -> Iterator[str]:
+    """The lines of the export; the first is its header."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, "regions", *(f"review_{name}" for name in REVIEW_COLUMNS)])
+    first = next(rows, None)
+    while True:
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+        if first is None:
+            return
+        inspection, review = first
+        cells = [getattr(inspection, name) for name in COLUMNS]
+        answers = ["" if review is None else getattr(review, name) for name in REVIEW_COLUMNS]
+        writer.writerow([_cell(value) for value in (*cells, json.dumps(inspection.regions), *answers)])
+        first = next(rows, None)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    # A spreadsheet would take it for a formula, and what it says is anyone's to choose.
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from lines

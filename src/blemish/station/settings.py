@@ -1,0 +1,88 @@
+"""What a station is told when it starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+MEBIBYTE = 2**20
+DEFAULT_NAME = "station"
+
+
+class Retention(BaseModel):
+    """How long pictures are kept, in days; None keeps them for good. The rows of inspections are always kept.
+
+    A reviewed inspection counts as reviewed whatever its verdict. Where all pictures together exceed `max_bytes`, the
+    oldest go early: first those of good parts, last those of reviewed ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ok_days: PositiveFloat | None = 30
+    rejected_days: PositiveFloat | None = 30
+    review_days: PositiveFloat | None = 180
+    ng_days: PositiveFloat | None = 365
+    reviewed_days: PositiveFloat | None = None
+    max_bytes: PositiveInt | None = None
+
+
+class Settings(BaseModel):
+    """Everything that can be chosen about a station.
+
+    models : the folder of model files. data : where pictures, copies of the model files and the embedded database lie.
+    database : a SQLAlchemy URL; None is SQLite inside `data`.
+    name : of the station; it stands in every inspection, and what is active is remembered under it. Several stations
+        may share one database, each by a name of its own.
+    queue : images that may wait for a model, and requests to inspect that may be open at once.
+    threads : of the runtime for each model; None shares the cores out among the models.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: Path
+    data: Path
+    database: str | None = None
+    name: str = Field(default=DEFAULT_NAME, min_length=1, max_length=100)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    queue: PositiveInt = 64
+    threads: PositiveInt | None = None
+    max_body_bytes: PositiveInt = 64 * MEBIBYTE
+    body_seconds: PositiveFloat = 30
+    """A body that takes longer to arrive is given up."""
+    drain_seconds: PositiveFloat = 30
+    """After SIGTERM, what is being judged has this long to be answered."""
+    notice_seconds: float = Field(default=1, ge=0)
+    """After SIGTERM, the station listens at least this long, so that whoever watches it sees that it is not ready."""
+    scan_seconds: PositiveFloat = 5
+    """Between two looks at the folder of model files."""
+    sweep_seconds: PositiveFloat = 3600
+    """Between two runs of the retention."""
+    retention: Retention = Retention()
+
+    @field_validator("models", "data")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.absolute()
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        return self.database or f"sqlite:///{self.data / 'station.db'}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the station."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def threads_for(self, models: int) -> int:
+        """Threads of the runtime for each of so many models."""
+        return self.threads or max(1, (os.cpu_count() or 1) // max(1, models))

@@ -1,0 +1,440 @@
+"""The station's database: its migrations on a filled database, its transactions, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, func, select, text
+from sqlalchemy.exc import OperationalError
+
+from blemish.errors import UsageError
+from blemish.station.api import make_app
+from blemish.station.errors import Code, StationError
+from blemish.station.inspections import Filter, Inspections
+from blemish.station.people import People
+from blemish.station.settings import DEFAULT_NAME
+from blemish.station.station import Station
+from blemish.station.store import Store
+from blemish.station.tables import (
+    Account,
+    Activation,
+    AuditEntry,
+    Inspection,
+    ModelVersion,
+    Review,
+    SignIn,
+    Table,
+    Token,
+    now,
+)
+from stations import NG, make_model, part, settings, until
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def inspection(**changes: object) -> Inspection:
+    """A row with every column filled."""
+    fields: dict[str, object] = {
+        "time": NOON,
+        "station": "line-1",
+        "source": "camera",
+        "file": "a.png",
+        "model": "cap",
+        "version": 1,
+        "model_sha256": "1" * 64,
+        "image_sha256": "2" * 64,
+        "image_bytes": 10,
+        "verdict": "NG",
+        "reason": "score_above_limit",
+        "detail": "it is",
+        "score": 0.1 + 0.2,
+        "p_value": 0.05,
+        "threshold": 0.3,
+        "regions": [{"x": 1, "y": 2, "width": 3, "height": 4, "area": 12, "peak": 0.5}],
+        "map_sha256": "3" * 64,
+        "waited_ms": 0.25,
+        "judged_ms": 12.5,
+        "pictures_removed": None,
+    }
+    return Inspection(**{**fields, **changes})
+
+
+def fill(store: Store) -> None:
+    """At least one row in each table."""
+    with store.write() as session:
+        account = Account(name="lena", role="admin", password="hash", added=NOON)
+        session.add(account)
+        first = inspection()
+        session.add_all([first, inspection(verdict="REJECTED", score=None, p_value=None, regions=[], map_sha256=None)])
+        session.flush()
+        session.add_all(
+            [
+                ModelVersion(model="cap", version=1, sha256="1" * 64, manifest={"method": "rd"}, added=NOON),
+                Activation(time=NOON, station="line-1", model="cap", version=1, by="lena"),
+                Review(
+                    inspection_id=first.id,
+                    time=NOON,
+                    by="lena",
+                    answer="overruled",
+                    label="normal",
+                    note="Staub, nicht Kratzer: 灰尘",
+                    region=[[1.5, 2], [3, 4], [5, 6]],
+                ),
+                SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
+                Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
+                AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
+            ]
+        )
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many rows each table has; a table that is not there is not in it."""
+    with store.engine.connect() as connection:
+        present = store.engine.dialect.get_table_names(connection)
+        return {
+            name: connection.scalar(select(func.count()).select_from(table)) or 0
+            for name, table in Table.metadata.tables.items()
+            if name in present
+        }
+
+
+FILLED = {
+    "model_version": 1,
+    "activation": 1,
+    "inspection": 2,
+    "review": 1,
+    "account": 1,
+    "sign_in": 1,
+    "token": 1,
+    "audit": 1,
+}
+PEOPLE = ("account", "sign_in", "token", "audit")
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    server = PostgreSQL.start_one(tmp_path_factory)
+    yield server
+    server.stop()
+
+
+class PostgreSQL:
+    """A real server of its own, as the user postgres, on a free port and with an empty folder."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs = programs
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    @classmethod
+    def start_one(cls, tmp_path_factory: pytest.TempPathFactory) -> PostgreSQL:
+        pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'blemish[postgresql]'")
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+        if not found or shutil.which("runuser") is None or Path("/proc/self").stat().st_uid != 0:
+            pytest.skip("needs PostgreSQL's server from Debian's package, and root to run it as postgres")
+        folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+        shutil.chown(folder, "postgres")
+        server = cls(found[-1].parent, folder)
+        server.run("initdb", "-D", folder / "db", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        server.start()
+        return server
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = ["runuser", "-u", "postgres", "--", str(self.programs / program), *map(str, arguments)]
+        # pg_ctl hands its output on to the server, so that a pipe would never end.
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", check=False)
+        assert done.returncode == 0, command
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+        self.run("pg_ctl", "-D", self.folder / "db", "-l", self.folder / "log", "-w", "-o", options, "start")
+        until(self.answers, "PostgreSQL has recovered")
+
+    def answers(self) -> bool:
+        engine = create_engine(self.url("postgres"))
+        try:
+            with engine.connect():
+                return True
+        except OperationalError:
+            return False
+        finally:
+            engine.dispose()
+
+    def halt(self) -> None:
+        self.run("pg_ctl", "-D", self.folder / "db", "-m", "immediate", "-w", "stop")
+
+    def stop(self) -> None:
+        self.halt()
+        shutil.rmtree(self.folder)
+
+    def database(self, name: str) -> str:
+        """The URL of a new, empty database."""
+        engine = create_engine(f"{self.url('postgres')}", isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return self.url(name).replace("+psycopg", "")
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "sqlite":
+        opened = Store(f"sqlite:///{tmp_path / 'station.db'}")
+    else:
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        opened = Store(server.database("t" + str(abs(hash(str(tmp_path))))))
+    yield opened
+    opened.close()
+
+
+def test_migrated_tables_are_the_tables(store: Store) -> None:
+    store.migrate()
+
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tables_hold(store: Store) -> None:
+    store.migrate()
+    fill(store)
+    assert counts(store) == FILLED
+
+    store.migrate("0001")
+
+    kept = {name: count for name, count in FILLED.items() if name not in PEOPLE}
+    assert counts(store) == kept
+    store.migrate()
+    assert counts(store) == {**kept, **dict.fromkeys(PEOPLE, 0)}
+    row, review = Inspections(store, "line-1").get(1)
+    assert (row.time, row.score, row.regions) == (NOON, 0.1 + 0.2, inspection().regions)
+    assert review is not None
+    assert (review.note, review.region) == ("Staub, nicht Kratzer: 灰尘", [[1.5, 2], [3, 4], [5, 6]])
+    store.migrate("base")
+    assert counts(store) == {}
+    store.migrate()
+    assert counts(store) == dict.fromkeys(FILLED, 0)
+
+
+def test_migrating_twice_changes_nothing(store: Store) -> None:
+    store.migrate()
+    fill(store)
+
+    store.migrate()
+
+    assert counts(store) == FILLED
+
+
+def test_a_database_of_a_newer_blemish_is_refused(store: Store) -> None:
+    store.migrate()
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(UsageError, match="revision 9999, which this Blemish does not know"):
+        store.migrate()
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("nonsense", "no URL of a database"),
+        ("sqlite://", "a database that lasts"),
+        ("mysql://root@localhost/x", "mysql is not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        Store(url)
+
+
+def test_times_come_back_in_utc_and_one_without_a_zone_is_refused(store: Store) -> None:
+    store.migrate()
+    tokyo = datetime(2026, 1, 1, 3, 0, tzinfo=timezone(timedelta(hours=9)))
+    inspections = Inspections(store, "line-1")
+    row = inspection(time=tokyo)
+    inspections.add([row])
+
+    found, _ = inspections.get(row.id)
+
+    assert found.time == tokyo
+    assert found.time.utcoffset() == timedelta(0)
+    assert len(inspections.page(Filter(since=tokyo), None, 5)) == 1
+    assert inspections.page(Filter(until=tokyo), None, 5) == []
+    with pytest.raises(Exception, match="without a time zone"):
+        inspections.add([inspection(time=datetime(2026, 1, 1))])
+
+
+def test_rows_are_added_all_or_none(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+
+    with pytest.raises(Exception, match=r"(?i)not.null"):
+        inspections.add([inspection(), inspection(verdict=None)])
+
+    assert counts(store)["inspection"] == 0
+
+
+def test_pages_show_every_inspection_once_also_when_others_come_in_between(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    rows = [inspection(verdict="NG" if i % 3 else "OK") for i in range(20)]
+    inspections.add(rows)
+
+    seen: list[int] = []
+    before = None
+    while page := inspections.page(Filter(verdict="NG"), before, 4):
+        seen += [row.id for row, _ in page]
+        before = seen[-1]
+        inspections.add([inspection()])
+
+    assert seen == sorted((row.id for row in rows if row.verdict == "NG"), reverse=True)
+
+
+def test_hours_are_counted_in_utc(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    last_moment = NOON + timedelta(minutes=59, seconds=59, microseconds=999_999)
+    inspections.add(
+        [inspection(verdict="OK"), inspection(time=last_moment), inspection(time=NOON + timedelta(hours=1))]
+    )
+
+    assert inspections.stats(Filter()) == [
+        ("2026-03-01T12:00:00Z", "NG", 1),
+        ("2026-03-01T12:00:00Z", "OK", 1),
+        ("2026-03-01T13:00:00Z", "NG", 1),
+    ]
+
+
+def test_the_newest_review_counts(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    row = inspection()
+    inspections.add([row, inspection()])
+    inspections.review(row.id, "lena", "confirmed", None, "", None)
+    inspections.review(row.id, "ada", "overruled", None, "only dust", None)
+
+    _, review = inspections.get(row.id)
+
+    assert review is not None
+    assert (review.by, review.label) == ("ada", "normal")
+    assert [(found.id, answer.by) for found, answer in inspections.page(Filter(reviewed=True), None, 5) if answer] == [
+        (row.id, "ada")
+    ]
+    assert [found.id for found, _ in inspections.page(Filter(reviewed=False), None, 5)] == [row.id + 1]
+    assert inspections.review_counts(Filter()) == [("NG", "overruled", "normal", 1)]
+    assert [answer.by for answer in inspections.reviews(row.id)] == ["lena", "ada"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer", "label", "truth"),
+    [
+        ("OK", "confirmed", None, "normal"),
+        ("OK", "overruled", None, "anomalous"),
+        ("NG", "confirmed", None, "anomalous"),
+        ("NG", "overruled", "normal", "normal"),
+        ("NG", "overruled", "anomalous", Code.LABEL_CONTRADICTS),
+        ("REVIEW", "confirmed", None, Code.LABEL_NEEDED),
+        ("REVIEW", "confirmed", "normal", "normal"),
+        ("REJECTED", "overruled", "anomalous", "anomalous"),
+    ],
+)
+def test_what_a_part_is_follows_from_verdict_and_answer(
+    tmp_path: Path, verdict: str, answer: str, label: str | None, truth: str | Code
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'station.db'}")
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    inspections.add([inspection(verdict=verdict)])
+
+    if isinstance(truth, Code):
+        with pytest.raises(StationError) as caught:
+            inspections.review(1, "lena", answer, label, "", None)  # type: ignore[arg-type]
+        assert caught.value.code is truth
+        assert counts(store)["audit"] == 0
+    else:
+        assert inspections.review(1, "lena", answer, label, "", None).label == truth  # type: ignore[arg-type]
+        assert counts(store)["audit"] == 1
+    store.close()
+
+
+def test_names_are_unique(store: Store) -> None:
+    store.migrate()
+    people = People(store, "line-1", open_without_accounts=True)
+    people.add_token("camera", "machine", "lena")
+
+    with pytest.raises(StationError) as caught:
+        people.add_token("camera", "machine", "lena")
+
+    assert caught.value.code is Code.NAME_TAKEN
+    assert [entry.action for entry in people.audit(None, 10)] == ["add token"]
+
+
+# PostgreSQL, under a whole station
+
+
+def test_a_station_on_postgresql_loses_nothing_while_the_database_is_down(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    root = tmp_path
+    options = settings(root, database=postgresql.database("outage"))
+    with pytest.raises(UsageError, match="each needs a name of its own"):
+        Station(options.model_copy(update={"name": DEFAULT_NAME}))
+    make_model(root / "models" / "cap.blemish")
+    station = Station(options)
+    client = TestClient(make_app(station), base_url="http://localhost")
+    answered = [client.post("/api/v1/inspect", content=part(NG, i)).json()["inspections"][0]["id"] for i in range(3)]
+
+    postgresql.halt()
+    try:
+        refused = client.post("/api/v1/inspect", content=part(NG, 3))
+        assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get("/api/v1/inspections").status_code == 503
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/v2/health/live").status_code == 200
+    finally:
+        postgresql.start()
+
+    until(lambda: client.get("/v2/health/ready").status_code == 200, "the station is ready again")
+    answered.append(client.post("/api/v1/inspect", content=part(NG, 3)).json()["inspections"][0]["id"])
+    listed = [row["id"] for row in client.get("/api/v1/inspections").json()["inspections"]]
+    assert listed == sorted(answered, reverse=True)
+    station.close()
+
+
+def test_two_stations_share_a_database_and_number_versions_together(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url = postgresql.database("shared")
+    stations = []
+    for name in ("line-1", "line-2"):
+        (tmp_path / name).mkdir()
+        options = settings(tmp_path / name, database=url, name=name)
+        make_model(options.models / "cap.blemish", gain=1.0 if name == "line-1" else 0.7)
+        stations.append(Station(options))
+    first, second = (TestClient(make_app(station), base_url="http://localhost") for station in stations)
+
+    found = first.post("/api/v1/inspect", content=part(NG)).json()["inspections"][0]
+    other = second.post("/api/v1/inspect", content=part(NG)).json()["inspections"][0]
+
+    assert (found["version"], other["version"]) == (1, 2)
+    assert len(first.get("/api/v1/inspections").json()["inspections"]) == 2
+    assert [row["id"] for row in first.get("/api/v1/inspections?station=line-2").json()["inspections"]] == [other["id"]]
+    away = first.get(f"/api/v1/inspections/{other['id']}/heatmap")
+    # The picture of the map lies at the other station.
+    assert (away.status_code, away.json()["code"]) == (404, "no_picture")
+    assert now() > datetime.fromisoformat(found["time"])
+    for station in stations:
+        station.close()
