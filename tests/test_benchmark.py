@@ -351,6 +351,18 @@ def test_a_mean_over_two_categories_is_not_passed_off_as_one_over_fifteen() -> N
     assert all(one.published.protocol == "one-for-all" for one in comparisons)
 
 
+def test_a_dataset_is_known_by_a_layout_of_its_own() -> None:
+    clothes = [
+        row("fcd", name, layout="fashion-mnist", protocol="semantic", values={"image_auroc": 0.95})
+        for name in ("Bag", "Coat")
+    ]
+
+    comparisons = Summary.of(clothes, open_protocol("semantic")).comparisons
+
+    assert {one.published.dataset for one in comparisons} == {"fashion-mnist"}
+    assert all("mean over 10 categories, here 2" in one.differences for one in comparisons)
+
+
 def test_contaminated_figures_stand_beside_figures_of_the_same_ratio() -> None:
     protocol = open_protocol("contaminated")
     rows = [row("patchcore", setting=setting) for setting in ("0%", "10%", "20%")]

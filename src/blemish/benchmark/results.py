@@ -21,6 +21,7 @@ class Row(BaseModel):
     """What one method did on one category.
 
     task, setting, category : what was trained on, what else tells the training, what was judged.
+    layout : of what was judged.
     method, seed, config, preset, teacher, image_size : how it was trained.
     values : metrics, each in [0, 1] or None; undefined : for each None the reason; error_bounds : how far at most the
         exact value is from one that was counted in bins.
@@ -43,6 +44,7 @@ class Row(BaseModel):
     task: str
     setting: str
     category: str
+    layout: str = ""
     method: str
     seed: int
     protocol: str

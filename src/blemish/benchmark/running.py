@@ -132,11 +132,12 @@ def run(datasets: Mapping[str, Dataset], options: Options, out: Path, listener: 
         shown = shown_samples(jobs)
         for number, job in enumerate(waiting, 1):
             listener.say(f"{number} of {len(waiting)}: {job.task.title}, {job.method}, seed {job.seed}.")
-            rows = _run_job(job, options, shown, out, listener)
+            rows = _run_job(job, options, shown, out, OfOneJob(listener, number - 1, len(waiting)))
             results.add(rows)
             for row in rows:
                 if row.error:
-                    listener.warn(f"{row.task} {row.setting} {row.method}: {row.error}")
+                    listener.warn(f"{job.task.title}, {row.method}: {row.error}")
+            listener.progress("benchmark", number / len(waiting))
         newest = {_key(row): row for row in results.rows()}
         return [newest[key] for job in jobs for key in job.keys(options.protocol)]
 
@@ -182,7 +183,7 @@ def _run_job(
         "date": datetime.date.today().isoformat(),
     }
     if task.impossible:
-        return [Row(**common, category=name, error=task.impossible) for name in task.tests]
+        return _without_figures(common, task, task.impossible)
     model = out / "models" / (job.name + SUFFIX)
     try:
         detector, seconds = _trained(job, model, options, listener)
@@ -199,12 +200,16 @@ def _run_job(
     except UsageError:
         raise
     except BlemishError as error:
-        return [Row(**common, category=name, error=str(error)) for name in task.tests]
+        return _without_figures(common, task, str(error))
     if not options.keep_models:
         model.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             model.parent.rmdir()
     return rows
+
+
+def _without_figures(common: Mapping[str, Any], task: Task, why: str) -> list[Row]:
+    return [Row(**common, category=name, layout=test.layout, error=why) for name, test in task.tests.items()]
 
 
 def _trained(job: Job, model: Path, options: Options, listener: Listener) -> tuple[Detector, float | None]:
@@ -223,7 +228,7 @@ def _trained(job: Job, model: Path, options: Options, listener: Listener) -> tup
         seed=job.seed,
         device=options.device,
         weights=options.weights,
-        listener=Quieter(listener),
+        listener=listener,
     )
     return detector, time.perf_counter() - started
 
@@ -241,6 +246,7 @@ def _row(
     return Row(
         **common,
         category=category,
+        layout=result.dataset.layout,
         config=manifest.config,
         image_size=manifest.config["image_size"],
         values=values,
@@ -316,11 +322,16 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-class Quieter:
-    """Passes on progress and warnings; what is said at every training alike would bury the rest."""
+class OfOneJob:
+    """Shows what a training reports as one bar for the whole benchmark, and passes on warnings.
 
-    def __init__(self, listener: Listener) -> None:
+    What is said at every training alike would bury the rest.
+    """
+
+    def __init__(self, listener: Listener, before: int, jobs: int) -> None:
         self._listener = listener
+        self._before = before
+        self._jobs = jobs
 
     def say(self, text: str) -> None:
         """Says nothing."""
@@ -330,8 +341,8 @@ class Quieter:
         self._listener.warn(text)
 
     def progress(self, stage: str, done: float, note: str = "") -> None:
-        """Pass on."""
-        self._listener.progress(stage, done, note)
+        """Move the bar by trainings done; what the current one is doing stands beside it."""
+        self._listener.progress("benchmark", self._before / self._jobs, f"{stage} {done:.0%} {note}".strip())
 
 
 @contextlib.contextmanager
