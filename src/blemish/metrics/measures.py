@@ -222,11 +222,11 @@ class Measurement:
             self._kept.reverse()
             while self._kept:
                 if (one := self._kept.pop()) is not None:
-                    self._stream.update(*one)
+                    self._stream.update_checked(*one)
         elif self._stream is not None:
             self._kept.clear()
             if pair is not None:
-                self._stream.update(*pair)
+                self._stream.update_checked(*pair)
             if self._tally is not None:
                 self._tally.add(pair and (pair[0], _whole(*pair)))
 

@@ -56,7 +56,10 @@ class StreamingPixels:
         ValueError : the map is not finite (as float32), or the mask does not fit it; nothing is added.
         """
         nothing = np.broadcast_to(np.False_, anomaly_map.shape)
-        values = checked(self._n_images, anomaly_map, nothing if mask is None else mask)
+        self.update_checked(checked(self._n_images, anomaly_map, nothing if mask is None else mask), mask)
+
+    def update_checked(self, values: NDArray[np.float32], mask: Mask | None) -> None:
+        """Add one image whose map and mask are known to be what `update` asks for; looking twice takes time."""
         self._count(values)
         if mask is not None and mask.any():
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
@@ -96,9 +99,10 @@ class StreamingPixels:
         self._n_images += 1
         flat = values.ravel()
         for start in range(0, flat.size, _PIECE):
-            keys, low = _split(flat[start : start + _PIECE])
+            bits = _bits(flat[start : start + _PIECE])
+            keys = _keys(bits)
             np.add.at(self._pixels, keys, 1)
-            self._note(keys, low)
+            self._note(keys, bits)
 
     def merge(self, other: StreamingPixels) -> None:
         """Add all images of another one."""
@@ -169,12 +173,13 @@ class StreamingPixels:
         bins = self._of_both_kinds()
         return thin(*bins.curve_of(bins.overlap[0]), max_points)
 
-    def _note(self, keys: NDArray[np.intp], low: NDArray[np.uint16]) -> None:
+    def _note(self, keys: NDArray[np.intp], bits: NDArray[np.uint32]) -> None:
         """Keep track of which bins hold a single value."""
-        known = self._low.take(keys)
-        news = (known != low) & (known != _MIXED)
-        if news.any():
-            keys, low, empty = keys[news], low[news], known[news] == 0
+        # Once a bin holds several, nothing more is to be learned of it: soon that is most of them.
+        of_interest = np.flatnonzero(self._low.take(keys) != _MIXED)
+        if of_interest.size:
+            keys, low = keys[of_interest], _lower(bits[of_interest])
+            empty = self._low[keys] == 0
             self._low[keys[empty]] = low[empty]
             self._low[keys[self._low[keys] != low]] = _MIXED
 
@@ -214,8 +219,21 @@ class _Settled:
 
 def _split(values: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.uint16]]:
     """Bin of each value, and 1 + its lower bits."""
-    bits = (values + np.float32(0)).view(np.uint32)  # adding zero makes -0.0 equal to 0.0 in its bits too
-    return (bits >> _LOW_BITS).astype(np.intp), (bits & ((1 << _LOW_BITS) - 1)).astype(np.uint16) + np.uint16(1)
+    bits = _bits(values)
+    return _keys(bits), _lower(bits)
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    # Adding zero makes -0.0 equal to 0.0 in its bits too.
+    return (values + np.float32(0)).view(np.uint32)
+
+
+def _keys(bits: NDArray[np.uint32]) -> NDArray[np.intp]:
+    return (bits >> _LOW_BITS).astype(np.intp)
+
+
+def _lower(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    return (bits & ((1 << _LOW_BITS) - 1)).astype(np.uint16) + np.uint16(1)
 
 
 def _rank(keys: NDArray[np.intp]) -> NDArray[np.intp]:
