@@ -13,7 +13,8 @@ from markupsafe import Markup
 from blemish.benchmark.results import Row
 from blemish.benchmark.running import IMAGES, PICTURES_EACH, picture_name
 from blemish.benchmark.summary import COLUMNS, TOLERANCE, Summary
-from blemish.benchmark.tables import LOWER_IS_BETTER, MEAN, TITLES, Table, mean_over_categories
+from blemish.benchmark.tables import LOWER_IS_BETTER, MEAN, Table, mean_over_categories
+from blemish.metrics import TITLES
 from blemish.pages import Tile, write_page
 
 _LINES = ("accent", "normal", "anomalous", "ok", "review", "rejected")

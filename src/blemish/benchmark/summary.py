@@ -9,7 +9,8 @@ from blemish.benchmark.protocols import Protocol
 from blemish.benchmark.published import DATASETS, PublishedFigure, comparability, published_figures
 from blemish.benchmark.published import MEAN as PUBLISHED_MEAN
 from blemish.benchmark.results import Row
-from blemish.benchmark.tables import FIRST, TITLES, Table, markdown, mean_over_categories, tables
+from blemish.benchmark.tables import FIRST, Table, markdown, mean_over_categories, tables
+from blemish.metrics import TITLES
 
 TOLERANCE = 0.02
 """A measured figure farther than this from a published one is marked; FPS is not, since machines differ."""

@@ -9,27 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from blemish.benchmark.results import Row
-
-TITLES = {
-    "image_auroc": "I-AUROC",
-    "image_ap": "I-AP",
-    "image_f1max": "I-F1max",
-    "pixel_auroc": "P-AUROC",
-    "pixel_ap": "P-AP",
-    "pixel_f1max": "P-F1max",
-    "aupro": "AUPRO",
-    "mad": "mAD",
-    "iou": "IoU",
-    "best_iou": "best IoU",
-    "pro_per_image": "PRO per image",
-    "au_spro_05": "AU-sPRO 5 %",
-    "au_spro_30": "AU-sPRO 30 %",
-    "fpr95": "FPR95",
-    "overkill": "overkill",
-    "escape": "escape",
-    "fps": "FPS",
-}
-"""Metrics that tables know, in their order."""
+from blemish.metrics import TITLES
 
 LOWER_IS_BETTER = frozenset({"fpr95", "overkill", "escape"})
 

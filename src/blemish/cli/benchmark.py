@@ -56,7 +56,7 @@ def benchmark(
         from blemish.benchmark.results import write_csv
         from blemish.benchmark.running import Options, pictures_folder, run
         from blemish.benchmark.summary import Summary
-        from blemish.benchmark.tables import TITLES
+        from blemish.metrics import TITLES
         from blemish.teachers import DEFAULT_TEACHER
 
         chosen = tuple(_names(metrics, "--metrics"))

@@ -18,6 +18,7 @@ from blemish.decisions import Calibration, Verdict
 from blemish.evaluation.charts import Group, Point, pro_chart, roc_chart, score_histogram
 from blemish.evaluation.galleries import Highest, evaluation_galleries
 from blemish.evaluation.judging import BATCH, Evaluation, Share
+from blemish.metrics import TITLES
 from blemish.modelfile import Manifest
 from blemish.pages import Tile, counted, percent, write_page
 from blemish.pictures import ANCHORS
@@ -25,23 +26,6 @@ from blemish.runtime import Detector, Inspection
 
 LISTED = 500
 """Rows of a table."""
-
-_METRICS = {
-    "image_auroc": "I-AUROC",
-    "image_ap": "I-AP",
-    "image_f1max": "I-F1max",
-    "pixel_auroc": "P-AUROC",
-    "pixel_ap": "P-AP",
-    "pixel_f1max": "P-F1max",
-    "aupro": "AUPRO",
-    "mad": "mAD",
-    "iou": "IoU",
-    "best_iou": "best IoU",
-    "pro_per_image": "PRO per image",
-    "au_spro_05": "AU-sPRO, 5 %",
-    "au_spro_30": "AU-sPRO, 30 %",
-    "fpr95": "FPR95",
-}
 
 
 def write_report(path: str | os.PathLike[str], evaluation: Evaluation, detector: Detector) -> None:
@@ -186,7 +170,7 @@ def _inspection_tiles(count: Counter[Verdict], calibration: Calibration) -> list
 def _metric_tiles(evaluation: Evaluation) -> list[Tile]:
     measures = evaluation.measures
     tiles = []
-    for name, label in _METRICS.items():
+    for name, label in TITLES.items():
         if name not in measures.values:
             continue
         value = measures.values[name]
@@ -213,7 +197,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
         evaluation.dataset.note,
     ]
     if bounds := evaluation.measures.error_bounds:
-        counted_in_bins = ", ".join(_METRICS.get(name, name) for name in bounds)
+        counted_in_bins = ", ".join(TITLES.get(name, name) for name in bounds)
         notes.append(
             f"Counted in bins, for the sake of memory: {counted_in_bins}. The exact values differ from those above by "
             f"at most {max(bounds.values()):.1g}."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from blemish.metrics.bins import Bounded
 from blemish.metrics.bootstrap import Confidence, Interval
-from blemish.metrics.measures import EXACT_PIXELS, Measurement, Measures, bootstrap, mad, measure
+from blemish.metrics.measures import EXACT_PIXELS, TITLES, Measurement, Measures, bootstrap, mad, measure
 from blemish.metrics.pixels import PixelRanking, per_image_pro
 from blemish.metrics.ranking import (
     Ranking,
@@ -24,6 +24,7 @@ from blemish.metrics.streaming import StreamingPixels
 
 __all__ = [
     "EXACT_PIXELS",
+    "TITLES",
     "Bounded",
     "Confidence",
     "Defect",

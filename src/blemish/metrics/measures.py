@@ -23,6 +23,27 @@ EXACT_PIXELS = 80_000_000
 _CURVE_POINTS = 200
 _METRICS = (*OF_MAD, "mad", "iou", "best_iou", "fpr95")
 
+TITLES = {
+    "image_auroc": "I-AUROC",
+    "image_ap": "I-AP",
+    "image_f1max": "I-F1max",
+    "pixel_auroc": "P-AUROC",
+    "pixel_ap": "P-AP",
+    "pixel_f1max": "P-F1max",
+    "aupro": "AUPRO",
+    "mad": "mAD",
+    "iou": "IoU",
+    "best_iou": "best IoU",
+    "pro_per_image": "PRO per image",
+    "au_spro_05": "AU-sPRO, 5 %",
+    "au_spro_30": "AU-sPRO, 30 %",
+    "fpr95": "FPR95",
+    "overkill": "overkill",
+    "escape": "escape",
+    "fps": "FPS",
+}
+"""Every measure by name, in the order of tables, and how people write it."""
+
 _Item = TypeVar("_Item")
 _Pair = tuple[NDArray[np.float32], Mask | None]
 """Map and mask of an image; no mask where it marks nothing."""
