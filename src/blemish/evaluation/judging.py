@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 
 from blemish import images, metrics
 from blemish.components import Mask
-from blemish.data import Dataset, Label, Sample, loco_regions, true_mask
+from blemish.data import Dataset, Label, Sample, true_mask
 from blemish.data.layout import mvtec_loco
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import DataError
-from blemish.metrics import Confidence, Defect, Measurement, Measures, StreamingPixels
+from blemish.evaluation.own_terms import OwnTerms
+from blemish.metrics import Confidence, Measurement, Measures
 from blemish.runtime import Detector, Inspection
 
 Progress = Callable[[int, int], None]
@@ -49,8 +50,6 @@ _BATCH_PIXELS = 16_000_000
 """Pixels of a batch that is timed, at most: what the graph makes of them has to fit into memory."""
 _AT_ONCE = 16
 """Images inspected before their maps are measured."""
-AU_SPRO = {"au_spro_05": 0.05, "au_spro_30": 0.3}
-"""AU-sPRO by the false positive rate up to which it integrates."""
 _Z = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
 
@@ -285,7 +284,7 @@ def evaluate(
 
     threshold = detector.calibration.pixel_threshold
     measurement = Measurement(threshold, confidence=confidence)
-    own_terms = _OwnTerms(saturating=dataset.layout == mvtec_loco.NAME)
+    own_terms = OwnTerms(saturating=dataset.layout == mvtec_loco.NAME)
     judged: list[Judged] = []
     clock = _Clock()
     for sample, inspection in zip(samples, _inspect(detector, samples, clock, progress), strict=True):
@@ -326,42 +325,6 @@ def _sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-
-
-class _OwnTerms:
-    """What some papers print under names of their own: PRO per image, and AU-sPRO for MVTec LOCO's defects."""
-
-    def __init__(self, saturating: bool) -> None:
-        self._per_image: list[float] = []
-        self._why_not = "no anomalous image with a mask that marks pixels"
-        self._saturated = StreamingPixels() if saturating else None
-
-    def add(self, sample: Sample, anomaly_map: NDArray[np.float32], mask: Mask | None) -> None:
-        """Add an image that was judged."""
-        if mask is not None and mask.any():
-            try:
-                self._per_image.append(metrics.per_image_pro([anomaly_map], [mask]))
-            except metrics.UndefinedMetric as reason:
-                self._per_image.append(math.nan)
-                self._why_not = f"{sample.path.name}: {reason}"
-        if self._saturated is not None and (sample.label == "normal" or sample.masks):
-            regions = loco_regions(sample, anomaly_map.shape)
-            self._saturated.update_defects(anomaly_map, [Defect(*region) for region in regions])
-
-    def beside(self, measures: Measures) -> Measures:
-        """The measures with these beside them."""
-        values, undefined, bounds = dict(measures.values), dict(measures.undefined), dict(measures.error_bounds)
-        mean = float(np.mean(self._per_image)) if self._per_image else math.nan
-        values["pro_per_image"] = None if math.isnan(mean) else mean
-        if math.isnan(mean):
-            undefined["pro_per_image"] = self._why_not
-        if self._saturated is not None:
-            for name, limit in AU_SPRO.items():
-                try:
-                    values[name], bounds[name] = self._saturated.aupro(limit)
-                except metrics.UndefinedMetric as reason:
-                    values[name], undefined[name] = None, str(reason)
-        return replace(measures, values=values, undefined=undefined, error_bounds=bounds)
 
 
 class _Clock:
