@@ -33,7 +33,7 @@ from blemish.modelfile import Parity, open_model_file
 from blemish.nn.preparation import Preparation
 from blemish.runtime import Detector, Verdict
 from blemish.runtime import load as load_detector
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import Graph
 from blemish.teachers import FeaturePyramid
 from blemish.training import Trainer, TrainingImages
 from tiny import SIZE, make_parts, part

@@ -36,7 +36,7 @@ from blemish.modelfile import open_model_file
 from blemish.nn.preparation import Preparation
 from blemish.runtime import Detector, Verdict
 from blemish.runtime import load as load_detector
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from blemish.training import RunFolder, Trainer, TrainingImages, trainer
 from tiny import SIZE, config_for, make_parts, part, settings_for, teacher
 from tiny import one_thread as one_thread  # applies to this module
@@ -249,7 +249,7 @@ def test_the_fast_preset_gives_a_graph_too(trained: Trained) -> None:
         return
     method = build(trained.method, config, teacher(config.strides), seed=0)
     Trainer("cpu", 0, None, quiet).fit(method, files_of(trained.source))
-    graph = Graph(export_graph(method, PREPARATION, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(method, PREPARATION, ImageContract()))
     assert check_parity(graph, method, PREPARATION, [part(100 + i) for i in range(3)]).images == 3
 
 
@@ -342,7 +342,7 @@ def test_it_refuses_what_it_was_not_trained_on(trained: Trained, image: Any, rea
 
 def test_it_refuses_what_is_not_a_number(trained: Trained) -> None:
     contract = ImageContract(depth="float32", low=0, high=1)
-    graph = Graph(export_graph(trained.fitted, Preparation(0, 1, SIZE), contract))
+    graph = OnnxRuntimeGraph(export_graph(trained.fitted, Preparation(0, 1, SIZE), contract))
     detector = Detector(graph, contract, trained.detector.calibration)
     good = (part(100) / 255).astype(np.float32)
     wrong = []

@@ -15,7 +15,7 @@ from blemish.images import ImageContract
 from blemish.methods import PassStage
 from blemish.methods.spade import RESOLUTION, PyramidCorrespondences
 from blemish.nn.preparation import Preparation
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from tiny import SIZE, part, teacher
 from tiny import one_thread as one_thread  # applies to this module
 
@@ -178,7 +178,7 @@ def test_a_training_image_gets_the_floor_everywhere() -> None:
 def test_the_graph_agrees_on_new_and_on_remembered_images(settings: dict[str, float | None]) -> None:
     """With folds, the images that graph and torch are compared on are in the gallery."""
     made = fitted(6, **settings)
-    graph = Graph(export_graph(made, PREPARATION, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(made, PREPARATION, ImageContract()))
     pictures = [part(0), part(4), part(100), part(101, defect=True)]
     parity = check_parity(graph, made, PREPARATION, pictures)
     assert parity.images == 4

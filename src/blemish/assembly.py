@@ -34,7 +34,7 @@ from blemish.methods import Method, MethodConfig, find_method
 from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, TrainingRecord, write
 from blemish.nn.preparation import Preparation
 from blemish.runtime import Detector
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 
@@ -143,7 +143,7 @@ def train(
 
     listener.say("Exporting the graph and checking it against torch.")
     content = export_graph(trained, preparation, contract)
-    graph = Graph(content)
+    graph = OnnxRuntimeGraph(content)
     some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
     parity = check_parity(graph, trained, preparation, some)
 

@@ -22,7 +22,7 @@ from blemish.methods import Method
 from blemish.modelfile import Parity
 from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import Graph
 
 OPSET = 18
 PARITY_LIMIT = 1e-3

@@ -159,7 +159,8 @@ def thumbnail(array: NDArray[Any], side: int) -> NDArray[Any]:
 
 def png(picture: NDArray[np.uint8] | Mask) -> bytes:
     """Encode a picture (uint8 H x W x 3 or H x W, or a mask) as a PNG file, without loss."""
-    return _encoded(picture, "PNG")
+    # Level 1 takes a third of the default's time, for files a seventh larger.
+    return _encoded(picture, "PNG", compress_level=1)
 
 
 def webp(picture: Picture) -> bytes:

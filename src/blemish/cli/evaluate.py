@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blemish.cli.inspect import Runtime, checked_runtime
+
 if TYPE_CHECKING:
     from blemish.evaluation import Evaluation, Share
 
@@ -16,6 +18,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     source: Annotated[Path, typer.Argument(help="Folder or csv file with labelled test images.")],
     layout: Annotated[str, typer.Option(help="`blemish layouts` lists them.")] = "auto",
+    runtime: Runtime = "onnxruntime",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON document.")] = False,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Add 95 % intervals of the metrics, by 1,000 bootstrap draws.")
@@ -38,7 +41,7 @@ def evaluate(
     if report:
         make_folder(report.parent)
     with console() as listener:
-        detector = load(model)
+        detector = load(model, runtime=checked_runtime(runtime))
         dataset = open_dataset(source, layout)
         listener.say(dataset.note)
         result = measure(

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+import os
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from blemish.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from blemish.runtime import Inspection
+    from blemish.runtime import Inspection, RuntimeChoice
+
+Runtime = Annotated[
+    str, typer.Option(help="onnxruntime, openvino, or auto: the fastest that is installed, measured once.")
+]
+BEHIND = 8
+"""Pictures that may wait to be written."""
 
 COLOURS = {"OK": "green", "REVIEW": "yellow", "NG": "red", "REJECTED": "magenta"}
 
@@ -30,6 +39,7 @@ def inspect(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     false_alarm_rate: Annotated[float | None, typer.Option(help="Another rate than the model file's.")] = None,
     review_rate: Annotated[float | None, typer.Option(help="Another rate than the model file's.")] = None,
+    runtime: Runtime = "onnxruntime",
 ) -> None:
     """Say of new images whether they are good, and where they are not.
 
@@ -39,21 +49,21 @@ def inspect(
     """
     from blemish.runtime import load
 
-    detector = load(model, false_alarm_rate=false_alarm_rate, review_rate=review_rate)
+    detector = load(model, false_alarm_rate=false_alarm_rate, review_rate=review_rate, runtime=checked_runtime(runtime))
     images = list(find_images(paths))
     rows: list[dict[str, Any]] = []
     if heatmaps:
         make_folder(heatmaps)
-    writer = HeatmapWriter(heatmaps, images) if heatmaps else None
 
     def inspections() -> Iterator[Inspection]:
-        for path, inspection in zip(images, detector.stream(images), strict=True):
-            rows.append(inspection.to_dict())
-            if writer:
-                writer.write(path, inspection)
-            if not as_json:
-                print_line(inspection)
-            yield inspection
+        with HeatmapWriter(heatmaps, images) if heatmaps else nullcontext() as writer:
+            for path, inspection in zip(images, detector.stream(images), strict=True):
+                rows.append(inspection.to_dict())
+                if writer:
+                    writer.write(path, inspection)
+                if not as_json:
+                    print_line(inspection)
+                yield inspection
 
     if report:
         from blemish.evaluation import write_inspection_report
@@ -70,6 +80,13 @@ def inspect(
     elif len(rows) > 1:
         counts = Counter(row["verdict"] for row in rows)
         typer.echo(", ".join(f"{counts[name]} {name}" for name in COLOURS if counts[name]), err=True)
+
+
+def checked_runtime(name: str) -> RuntimeChoice:
+    """A runtime by its name, before anything is opened."""
+    from blemish.runtime import check_runtime
+
+    return check_runtime(name)
 
 
 def find_images(paths: list[Path]) -> Iterator[Path]:
@@ -127,15 +144,38 @@ def make_folder(path: Path) -> None:
 
 
 class HeatmapWriter:
-    """Writes one picture an image, below `folder` as the images lie below their common folder: no two meet."""
+    """Writes one picture an image, below `folder` as the images lie below their common folder: no two meet.
+
+    Threads draw, encode and write, a few pictures behind the inspections; leaving the context waits for them.
+
+    Raises
+    ------
+    UsageError
+        A picture cannot be written; from a later `write` or from leaving the context.
+    """
 
     def __init__(self, folder: Path, images: list[Path]) -> None:
         self.folder = folder
+        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count())
+        self._open: deque[Future[None]] = deque()
         parents = {path.resolve().parent for path in images}
         self.common = next(iter(parents)) if len(parents) == 1 else _common(parents)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._threads:
+            while self._open and exception[0] is None:
+                self._open.popleft().result()
+
     def write(self, path: Path, inspection: Inspection) -> None:
         """Write the picture of an inspection; a rejected image has none."""
+        if len(self._open) >= BEHIND:
+            self._open.popleft().result()
+        self._open.append(self._threads.submit(self._write, path, inspection))
+
+    def _write(self, path: Path, inspection: Inspection) -> None:
         from blemish.pictures import png
 
         picture = inspection.picture()
@@ -143,11 +183,12 @@ class HeatmapWriter:
             return
         below = path.resolve().relative_to(self.common)
         target = self.folder / below.with_name(below.name + ".png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(png(picture))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(png(picture))
+        except OSError as error:
+            raise UsageError(f"this picture cannot be written: {error.strerror}", where=target) from error
 
 
 def _common(parents: set[Path]) -> Path:
-    import os
-
     return Path(os.path.commonpath([str(parent) for parent in parents]))

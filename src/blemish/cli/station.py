@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blemish.cli.inspect import Runtime, checked_runtime
 from blemish.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def station(
     threads: Annotated[
         int | None, typer.Option(help="Threads for each model; default shares the cores out.", min=1)
     ] = None,
+    runtime: Runtime = "onnxruntime",
     max_body: Annotated[int, typer.Option(help="Largest request, in MiB.", min=1)] = 64,
     drain: Annotated[float, typer.Option(help="Seconds in which open work is finished after SIGTERM.")] = 30,
     keep_ok: Annotated[float, typer.Option(help="Days for which pictures of OK and REJECTED parts are kept.")] = 30,
@@ -67,6 +69,7 @@ def station(
             port=port,
             queue=queue,
             threads=threads,
+            runtime=checked_runtime(runtime),
             max_body_bytes=max_body * MEBIBYTE,
             drain_seconds=drain,
             retention=Retention(

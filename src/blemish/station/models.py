@@ -24,8 +24,7 @@ from sqlalchemy.exc import IntegrityError
 
 from blemish.errors import ModelFileError
 from blemish.modelfile import SUFFIX, ModelFile, open_model_file
-from blemish.runtime import Detector
-from blemish.runtime.detector import Graph
+from blemish.runtime import Detector, detector_of
 from blemish.station.archive import Archive, sync_folder
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import audit_entry
@@ -431,5 +430,4 @@ class Models:
         if file.sha256 != sha256:
             raise ModelFileError("it is not what was taken in: the sha256 differs", where=file.path)
         models = {path.name.removesuffix(SUFFIX) for path in self.settings.models.glob(f"*{SUFFIX}")} | {*self._active}
-        graph = Graph(file.graph, self.settings.threads_for(len(models)))
-        return Detector(graph, file.manifest.images, file.manifest.calibration, file.manifest)
+        return detector_of(file, threads=self.settings.threads_for(len(models)), runtime=self.settings.runtime)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
+from blemish.runtime import RuntimeChoice
+
 MEBIBYTE = 2**20
 DEFAULT_NAME = "station"
 
@@ -38,6 +40,7 @@ class Settings(BaseModel):
         may share one database, each by a name of its own.
     queue : images that may wait for a model, and requests to inspect that may be open at once.
     threads : of the runtime for each model; None shares the cores out among the models.
+    runtime : what runs the graphs; "auto" takes the fastest that is installed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     queue: PositiveInt = 64
     threads: PositiveInt | None = None
+    runtime: RuntimeChoice = "onnxruntime"
     max_body_bytes: PositiveInt = 64 * MEBIBYTE
     body_seconds: PositiveFloat = 30
     """A body that takes longer to arrive is given up."""

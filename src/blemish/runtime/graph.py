@@ -1,0 +1,134 @@
+"""The exported graph on a runtime: ONNX Runtime, which is always there, or OpenVINO, where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import ModelFileError, UsageError
+
+Maps = NDArray[np.float32]
+RuntimeName = Literal["onnxruntime", "openvino"]
+RuntimeChoice = Literal["onnxruntime", "openvino", "auto"]
+
+
+class Graph(Protocol):
+    """An exported graph, ready to run. `runtime` says on what."""
+
+    runtime: RuntimeName
+
+    def run(self, images: NDArray[np.generic]) -> tuple[Maps, Maps]:
+        """B x H x W x 3 in the contract's type -> anomaly maps B x H x W and scores B."""
+
+
+class OnnxRuntimeGraph:
+    """The graph on ONNX Runtime.
+
+    Parameters
+    ----------
+    content : the bytes of model.onnx.
+    threads : of the runtime; None lets it take all cores.
+
+    Raises
+    ------
+    ModelFileError
+        The runtime refuses the graph.
+    """
+
+    runtime: RuntimeName = "onnxruntime"
+
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        # Importing it takes longer than everything else a command line does.
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelFileError(f"ONNX Runtime cannot run its graph: {error}") from error
+
+    def run(self, images: NDArray[np.generic]) -> tuple[Maps, Maps]:
+        """B x H x W x 3 in the contract's type -> anomaly maps B x H x W and scores B."""
+        anomaly_map, score = self._session.run(["anomaly_map", "score"], {"image": images})
+        return anomaly_map, score
+
+
+class OpenVinoGraph:
+    """The graph on OpenVINO's CPU device. Parameters and errors as for ONNX Runtime.
+
+    All of it is computed in float32: left to itself, OpenVINO takes bfloat16 where the processor has it, and the
+    difference of two nearly equal features, which is what an anomaly map is, does not survive that.
+    """
+
+    runtime: RuntimeName = "openvino"
+
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        import openvino
+
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            self._request = core.compile_model(core.read_model(content), "CPU", options).create_infer_request()
+        except Exception as error:
+            raise ModelFileError(f"OpenVINO cannot run its graph: {error}") from error
+
+    def run(self, images: NDArray[np.generic]) -> tuple[Maps, Maps]:
+        """B x H x W x 3 in the contract's type -> anomaly maps B x H x W and scores B."""
+        results = self._request.infer({"image": images})
+        # The request writes its next answer into the same memory.
+        return results["anomaly_map"].copy(), results["score"].copy()
+
+
+RUNTIMES: dict[RuntimeName, Callable[[bytes, int | None], Graph]] = {
+    "onnxruntime": OnnxRuntimeGraph,
+    "openvino": OpenVinoGraph,
+}
+
+
+def installed_runtimes() -> list[RuntimeName]:
+    """The runtimes that this environment has."""
+    return [name for name in RUNTIMES if find_spec(name)]
+
+
+def open_graph(content: bytes, threads: int | None = None, runtime: RuntimeName = "onnxruntime") -> Graph:
+    """A graph on the runtime named.
+
+    Raises
+    ------
+    UsageError
+        There is no such runtime, or it is not installed.
+    ModelFileError
+        It refuses the graph.
+    """
+    check_runtime(runtime)
+    return RUNTIMES[runtime](content, threads)
+
+
+def check_runtime(name: str) -> RuntimeChoice:
+    """The runtime of this name, or "auto".
+
+    Raises
+    ------
+    UsageError
+        There is no such runtime, or it is not installed.
+    """
+    choices: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
+    for choice in choices:
+        if choice == name:
+            if choice != "auto" and not find_spec(choice):
+                raise UsageError(
+                    f"{name} is not installed here",
+                    where="--runtime",
+                    todo="Install it: pip install 'blemish[openvino]'",
+                )
+            return choice
+    raise UsageError(f"there is no runtime '{name}'", where="--runtime", todo=f"Choose {', '.join(choices)}")
