@@ -34,6 +34,7 @@ FLOORS = (
     ("training",),
     ("export",),
     ("evaluation",),
+    ("quantisation",),
     ("station",),
     ("admission",),
     ("quality",),
@@ -46,6 +47,8 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+QUANTISATION = {"onnx"}
+"""What may be imported there besides; the extra `train` brings it."""
 STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"}
 """What may be imported in the station besides: the packages of its extra."""
 
@@ -131,7 +134,7 @@ def complaints(module: str, found: Import) -> Iterator[str]:
         if other in WITH_TORCH and own not in WITH_TORCH | {""} and not (found.typing or (own == "cli" and found.late)):
             yield f"imports {other}, which needs torch"
     elif package not in sys.stdlib_module_names and own not in WITH_TORCH:
-        allowed = RUNTIME | STATION if own == "station" else RUNTIME
+        allowed = RUNTIME | {"station": STATION, "quantisation": QUANTISATION}.get(own, set())
         if package not in allowed and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
             yield f"imports {package}"
         elif own == "":

@@ -95,8 +95,24 @@ class Parity(_Record):
     largest_map_difference: float
 
 
+class Quantisation(_Record):
+    """How the graph was turned to eight-bit integers, and what that changed on the calibration images.
+
+    layers : convolutions of the graph; float_layers : those of them that stayed in float32. range_images : training
+        images that gave the ranges. spearman : rank correlation of the scores before and after. changed_verdicts : of
+        the calibration images. source_sha256 : of the float32 model file.
+    """
+
+    layers: int
+    float_layers: int
+    range_images: int
+    spearman: float
+    changed_verdicts: int
+    source_sha256: str
+
+
 class Manifest(_Record):
-    """What manifest.json holds."""
+    """What manifest.json holds. quantisation : None where the graph is in float32, as training exports it."""
 
     format: Literal[1] = FORMAT
     blemish: str
@@ -108,6 +124,7 @@ class Manifest(_Record):
     calibration: Calibration
     training: TrainingRecord
     parity: Parity
+    quantisation: Quantisation | None = None
 
 
 class ModelFile:

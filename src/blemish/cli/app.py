@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, station, train
+from blemish.cli import benchmark, data, demo, evaluate, export, info, inspect, listings, station, train
 
 app = typer.Typer(
     name="blemish",
@@ -20,6 +20,7 @@ app.command()(inspect.inspect)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)
 app.command()(info.info)
+app.command()(export.export)
 app.command()(listings.methods)
 app.command()(listings.teachers)
 app.command()(listings.layouts)
