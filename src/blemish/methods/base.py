@@ -64,6 +64,8 @@ class GradientStage:
     accumulate : batches per optimiser step; their gradients are added, not averaged.
     observe : image batch B x 3 x S x S in [0, 1] -> the tensors that `losses` takes; it must not depend on anything
         that is being trained, so that the trainer may compute it once per image and keep it.
+    known : what is known of the training images without looking, a row for each; the rows of a batch follow what was
+        observed of it.
     """
 
     name: str
@@ -74,6 +76,7 @@ class GradientStage:
     steps: int
     batch_size: int
     accumulate: int = 1
+    known: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
