@@ -37,6 +37,7 @@ FLOORS = (
     ("station",),
     ("admission",),
     ("quality",),
+    ("suspects",),
     ("assembly",),
     ("benchmark",),
     ("cli",),

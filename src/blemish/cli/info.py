@@ -59,6 +59,7 @@ def summary(path: Path, manifest: Manifest) -> dict[str, Any]:
         "n_train": sum("train" in role for role in roles),
         "n_calibration": calibration.n,
         "left_out": [f"{image.path}: {image.reason}" for image in training.left_out],
+        "suspects": suspects(manifest),
         "calibration": calibration.kind,
         "false_alarm_rate": calibration.false_alarm_rate,
         "smallest_reachable_rate": calibration.smallest_rate,
@@ -73,3 +74,10 @@ def summary(path: Path, manifest: Manifest) -> dict[str, Any]:
         "device": training.device,
         "blemish": manifest.blemish,
     }
+
+
+def suspects(manifest: Manifest) -> list[str] | None:
+    """The suspects among the images, the most suspicious first; None where the method names none."""
+    if manifest.suspicion is None:
+        return None
+    return [f"{image.path}: z = {image.z:.1f}" for image in manifest.suspicion.suspects]
