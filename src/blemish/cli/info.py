@@ -40,7 +40,8 @@ def print_summary(path: Path, manifest: Manifest, *, as_json: bool) -> None:
 
     table = Table(show_header=False, title=str(path))
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), str(value))
+        if value is not None:
+            table.add_row(name.replace("_", " "), str(value))
     Console(highlight=False).print(table)
 
 
