@@ -54,12 +54,15 @@ class Variant:
         a student agrees with the others, softmax of its mean cosine over 0.1.
     own : whether the student of an image's own domain takes part.
     redrawn : whether the images are dealt into domains anew in every epoch.
+    spared : the domains' students do not learn the share `spared` of the locations of a batch, of each level, that are
+        farthest from their pseudo-normal features.
     """
 
     aggregate: str = "mean"
     domains: int = 3
     own: bool = False
     redrawn: bool = False
+    spared: float = 0.0
 
 
 VARIANTS = {
@@ -67,6 +70,9 @@ VARIANTS = {
     "cdd": Variant(),
     "own too": Variant(own=True),
     "redrawn": Variant(redrawn=True),
+    "spared 5 %": Variant(spared=0.05),
+    "spared 10 %": Variant(spared=0.1),
+    "spared 20 %": Variant(spared=0.2),
     "K=2": Variant(domains=2),
     "K=5": Variant(domains=5),
     "K=5 median": Variant("median", domains=5),
@@ -100,10 +106,31 @@ class Panel(CrossDomainDistillation):
         self.calls += 1
         domain = self.domain[number]
         targets = self.targets(pyramid, domain)
-        losses = {"domains": self.domains_loss(pyramid, domain)} if self.distils_domains else {}
+        losses = {}
+        if self.distils_domains:
+            normal = next(found for name, found in targets.items() if self.variants[name].aggregate != "teacher")
+            losses["domains"] = self.spared_loss(pyramid, domain, normal)
         return losses | {
             name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
         }
+
+    def spared_loss(self, pyramid: Features, domain: Tensor, normal: Features) -> Tensor:
+        spared = next(iter(self.variants.values())).spared
+        if not spared:
+            return self.domains_loss(pyramid, domain)
+        weights = []
+        for level, target in zip(pyramid, normal, strict=True):
+            distance = local_distance(level, target)
+            weights.append((distance <= distance.quantile(1 - spared)).float()[:, None])
+        total = pyramid[0].new_zeros(())
+        for k, student in enumerate(self.students):
+            own = domain == k
+            if own.sum() > 1:
+                rebuilt = student([level[own] for level in pyramid])
+                kept = [weight[own] for weight in weights]
+                masked = [level[own] * weight for level, weight in zip(pyramid, kept, strict=True)]
+                total = total + self.distillation(masked, [r * w for r, w in zip(rebuilt, kept, strict=True)])
+        return total
 
     @property
     def distils_domains(self) -> bool:
@@ -255,7 +282,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
@@ -268,10 +295,10 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool]:
-                return pair[1].domains, pair[1].redrawn
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
+                return pair[1].domains, pair[1].redrawn, pair[1].spared
 
-            for (domains, _), some in groupby(sorted(chosen.items(), key=together), together):
+            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
                 config = panel.Config.model_validate({"domains": domains} | settings)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
