@@ -286,3 +286,17 @@ def test_normal_images_are_marked_at_most_at_the_rate_asked_for(kind: Literal["s
         alarms += bool((maps[n] > threshold).any())
 
     assert binom.ppf(CHANCE, SPLITS, rate - 1 / (n + 1)) <= alarms <= allowed(rate)
+
+
+@pytest.mark.parametrize("worse", [-100.0, 100.0])
+def test_bad_parts_among_the_calibrating_ones_cost_as_much_as_it_says(worse: float) -> None:
+    """Of 99 calibrating, 10 are bad: the rate of good parts is a (n+1)/(m+1) if those score lowest, and below a if highest."""
+    rng = np.random.default_rng(5)
+    rate, draws = 0.1, 20_000
+    alarms = 0
+    for _ in range(draws):
+        good = rng.normal(size=90)
+        calibration = calibrated([*good[1:], *(worse + rng.normal(size=10))], rate=rate)
+        alarms += calibration.p_value(good[0]) <= rate
+    wanted = 10 / 90 if worse < 0 else 0.0
+    assert alarms / draws == pytest.approx(wanted, abs=4 * (0.1 * 0.9 / draws) ** 0.5)

@@ -403,7 +403,7 @@ def test_the_file_does_not_say_where_it_was_made(trained: Trained) -> None:
 
 def test_the_weights_are_what_was_learned(trained: Trained) -> None:
     weights = load(open_model_file(trained.file).weights())
-    wanted = trained.fitted.learned_state()
+    wanted = trained.fitted.detector_state()
     assert weights.keys() == wanted.keys()
     assert all(weights[name].shape == wanted[name].shape for name in wanted)
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -38,6 +38,7 @@ FLOORS = (
     ("station",),
     ("admission",),
     ("quality",),
+    ("suspects",),
     ("assembly",),
     ("benchmark",),
     ("cli",),

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from blemish.errors import UsageError
 from blemish.methods.matching import AS_THEY_ARE
-from blemish.methods.rd import OTHER, RESNETS, ReverseDistillation, image_distance, local_distance
+from blemish.methods.rd import RESNETS, ReverseDistillation, image_distance, local_distance
 from blemish.modelfile import TeacherInfo
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
@@ -194,7 +195,7 @@ def pools(backbone: str, channels: tuple[int, ...]) -> FeaturePyramid:
         name=backbone,
         backbone=backbone,
         channels=channels,
-        strides=(4, 8, 16),
+        strides=tuple(4 << level for level in range(len(channels))),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         licence="none",
@@ -227,13 +228,26 @@ def test_any_other_teacher_gets_a_student_of_its_own_widths_and_is_standardised(
     student = method("mobile", (4, 6, 8))
 
     assert student.standardise is not None
-    assert OTHER.signed
+    assert student.shape.signed
     images = torch.rand(3, 3, 64, 64)
     for level in (0, 1, 2):
         student.standardise.get_buffer(f"mean{level}").fill_(2.0)
         student.standardise.get_buffer(f"deviation{level}").fill_(4.0)
     for features, standardised in zip(student.teacher(images), student.pyramid(images), strict=True):
         torch.testing.assert_close(standardised, (features - 2) / 4)
+
+
+@pytest.mark.parametrize("channels", [(6, 8), (4, 6, 8, 10)])
+def test_the_student_has_as_many_stages_as_the_teacher_has_levels(channels: tuple[int, ...]) -> None:
+    student = method("mobile", channels)
+
+    levels = student.pyramid(torch.rand(1, 3, 64, 64))
+    assert [level.shape for level in student.rebuild(levels)] == [level.shape for level in levels]
+
+
+def test_a_published_student_has_three_levels() -> None:
+    with pytest.raises(UsageError, match="student for resnet18 rebuilds three levels, not 2"):
+        method("resnet18", (64, 128))
 
 
 def test_the_loss_is_the_sum_over_scales() -> None:

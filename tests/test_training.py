@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -531,6 +532,21 @@ def test_observations_made_anew_are_those_that_were_kept(
     for a, b in zip(kept, anew, strict=True):
         assert a.shape == b.shape
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_known_of_the_images_of_a_batch_follows_what_was_observed(
+    images: TrainingImages, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kept:
+        monkeypatch.setattr(trainer, "OBSERVED_BYTES_LIMIT", 0)
+    stage = next(stage for stage in slow(2, 1, 1).stages(IMAGES) if isinstance(stage, GradientStage))
+    known = (torch.arange(IMAGES), 10.0 + torch.arange(2.0 * IMAGES).view(IMAGES, 2))
+    one = Trainer("cpu", SEED, None, watch)
+    observed, number, row = trainer.Observed(one, replace(stage, known=known), images).batch([5, 0, 3])
+    assert torch.equal(observed, torch.stack([images.load(i) for i in (5, 0, 3)]))
+    assert number.tolist() == [5, 0, 3]
+    assert row.tolist() == [[20, 21], [10, 11], [16, 17]]
 
 
 # Killed and started again, for real.

@@ -29,17 +29,29 @@ from blemish.decisions import Calibration, calibrate
 from blemish.errors import TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph
 from blemish.holdout import Plan, plan_hold_out
-from blemish.images import Depth, ImageContract, contract_for, read
-from blemish.methods import Method, MethodConfig, find_method
-from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, TrainingRecord, write
+from blemish.images import Depth, ImageContract, contract_for, read, to_display
+from blemish.methods import Method, MethodConfig, NamesSuspects, find_method
+from blemish.modelfile import (
+    SUFFIX,
+    LeftOutImage,
+    Manifest,
+    SeenImage,
+    Suspicion,
+    SuspiciousImage,
+    TrainingRecord,
+    write,
+)
 from blemish.nn.preparation import Preparation
+from blemish.nn.resampling import resize
 from blemish.runtime import Detector
 from blemish.runtime.graph import Graph, OnnxRuntimeGraph
+from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 
 PARITY_IMAGES = 6
 FEW_CALIBRATION_IMAGES = 20
+SUSPICION_BATCH = 16
 
 Preset = Literal["auto", "fast", "paper"]
 
@@ -140,6 +152,9 @@ def train(
         listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
     Trainer(device, seed, folder, listener.progress).fit(trained, images(plan.train))
+    looked_at = [*plan.train, *(i for i in plan.calibration if i not in set(plan.train))]
+    names = [admitted[i].name for i in looked_at]
+    suspicion = suspect(trained, images(looked_at), names, listener) if isinstance(trained, NamesSuspects) else None
 
     listener.say("Exporting the graph and checking it against torch.")
     content = export_graph(trained, preparation, contract)
@@ -171,10 +186,14 @@ def train(
         calibration=calibration,
         training=record,
         parity=parity,
+        suspicion=suspicion,
     )
-    write(target, manifest, content, save(trained.learned_state()))
+    write(target, manifest, content, save(trained.detector_state()))
     folder.remove()
     listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
+    if suspicion and isinstance(trained, NamesSuspects):
+        show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
+        listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
     return Detector(graph, contract, calibration, manifest)
 
 
@@ -296,6 +315,42 @@ def build(method: type[Method], config: MethodConfig, teacher: FeaturePyramid, s
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return method(config, teacher)
+
+
+def suspect(method: NamesSuspects, images: TrainingImages, names: Sequence[str], listener: Listener) -> Suspicion:
+    """How suspicious the images of training and calibration are, in this order, and which are suspects."""
+    scores: list[float] = []
+    with torch.inference_mode():
+        for batch in images.batches(range(len(images)), SUSPICION_BATCH):
+            scores += method.suspicion(batch, len(scores) + torch.arange(len(batch))).score.tolist()
+            listener.progress("looking for suspects", len(scores) / len(images))
+    ruling = judge(scores)
+    rows = zip(names, scores, ruling.z.tolist(), ruling.suspect.tolist(), strict=True)
+    return Suspicion(
+        limit=ruling.limit,
+        images=tuple(SuspiciousImage(path=name, score=score, z=z, suspect=flag) for name, score, z, flag in rows),
+    )
+
+
+def show_suspects(
+    page: Path,
+    method: NamesSuspects,
+    images: TrainingImages,
+    names: Sequence[str],
+    record: TrainingRecord,
+    suspicion: Suspicion,
+) -> None:
+    """Write the page of the most suspicious images, which are read once more."""
+    shown = []
+    number = {name: i for i, name in enumerate(names)}
+    for one in worth_showing(suspicion):
+        i = number[one.path]
+        picture = to_display(read(images.paths[i], images.contract), images.contract)
+        height, width = (torch.ones(side) for side in picture.shape[:2])
+        with torch.inference_mode():
+            suspicion_map = method.suspicion(images.load(i)[None], torch.tensor([i])).map
+        shown.append(Shown(one, picture, resize(suspicion_map[0], height, width).numpy()))
+    write_page_of_suspects(page, record, suspicion, shown)
 
 
 def score_through_graph(

@@ -86,6 +86,36 @@ class TrainingRecord(_Record):
     versions: dict[str, str]
 
 
+class SuspiciousImage(_Record):
+    """How suspicious an image is that training or calibration used.
+
+    path : as in the training record. score : the method's. z : where it stands among all, in robust standard
+        deviations. suspect : whether that is beyond the limit.
+    """
+
+    path: str
+    score: float
+    z: float
+    suspect: bool
+
+
+class Suspicion(_Record):
+    """Which images may be bad parts. `limit` : the score above which an image is a suspect."""
+
+    limit: float
+    images: tuple[SuspiciousImage, ...]
+
+    @property
+    def ranked(self) -> list[SuspiciousImage]:
+        """All images, the most suspicious first."""
+        return sorted(self.images, key=lambda image: (-image.score, image.path))
+
+    @property
+    def suspects(self) -> list[SuspiciousImage]:
+        """The suspects, the most suspicious first."""
+        return [image for image in self.ranked if image.suspect]
+
+
 class Parity(_Record):
     """How well graph and torch agreed when the graph was exported (the gate is 1e-3 for scores)."""
 
@@ -112,7 +142,11 @@ class Quantisation(_Record):
 
 
 class Manifest(_Record):
-    """What manifest.json holds. quantisation : None where the graph is in float32, as training exports it."""
+    """What manifest.json holds.
+
+    quantisation : None where the graph is in float32, as training exports it. suspicion : None where the method does
+        not say.
+    """
 
     format: Literal[1] = FORMAT
     blemish: str
@@ -125,6 +159,7 @@ class Manifest(_Record):
     training: TrainingRecord
     parity: Parity
     quantisation: Quantisation | None = None
+    suspicion: Suspicion | None = None
 
 
 class ModelFile:

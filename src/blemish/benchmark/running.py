@@ -32,6 +32,7 @@ from blemish.methods import find_method
 from blemish.modelfile import SUFFIX
 from blemish.pictures import outlined, overlay, thumbnail, webp
 from blemish.runtime import Detector, load
+from blemish.suspects import page_beside
 
 PICTURES_EACH = 3
 """Test images of a category whose heat maps are kept."""
@@ -203,6 +204,7 @@ def _run_job(
         return _without_figures(common, task, str(error))
     if not options.keep_models:
         model.unlink(missing_ok=True)
+        page_beside(model).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             model.parent.rmdir()
     return rows

@@ -40,7 +40,8 @@ def print_summary(path: Path, manifest: Manifest, *, as_json: bool) -> None:
 
     table = Table(show_header=False, title=str(path))
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), str(value))
+        if value is not None:
+            table.add_row(name.replace("_", " "), str(value))
     Console(highlight=False).print(table)
 
 
@@ -59,6 +60,7 @@ def summary(path: Path, manifest: Manifest) -> dict[str, Any]:
         "n_train": sum("train" in role for role in roles),
         "n_calibration": calibration.n,
         "left_out": [f"{image.path}: {image.reason}" for image in training.left_out],
+        "suspects": suspects(manifest),
         "calibration": calibration.kind,
         "false_alarm_rate": calibration.false_alarm_rate,
         "smallest_reachable_rate": calibration.smallest_rate,
@@ -85,3 +87,10 @@ def arithmetic(manifest: Manifest) -> str:
         f"int8 ({made.layers - made.float_layers} of {made.layers} convolutions); rank correlation with float32 "
         f"{made.spearman:.4f}, {made.changed_verdicts} of {manifest.calibration.n} verdicts changed"
     )
+
+
+def suspects(manifest: Manifest) -> list[str] | None:
+    """The suspects among the images, the most suspicious first; None where the method names none."""
+    if manifest.suspicion is None:
+        return None
+    return [f"{image.path}: z = {image.z:.1f}" for image in manifest.suspicion.suspects]

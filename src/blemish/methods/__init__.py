@@ -6,6 +6,7 @@ import difflib
 
 from blemish.errors import UsageError
 from blemish.methods import (  # noqa: F401  (registers them)
+    cdd,
     cdo,
     cflow,
     efficientad,
@@ -23,6 +24,7 @@ from blemish.methods.base import (
     GradientStage,
     Method,
     MethodConfig,
+    NamesSuspects,
     PassStage,
     Stage,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "GradientStage",
     "Method",
     "MethodConfig",
+    "NamesSuspects",
     "PassStage",
     "Stage",
     "find_method",

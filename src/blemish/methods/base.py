@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -64,6 +64,8 @@ class GradientStage:
     accumulate : batches per optimiser step; their gradients are added, not averaged.
     observe : image batch B x 3 x S x S in [0, 1] -> the tensors that `losses` takes; it must not depend on anything
         that is being trained, so that the trainer may compute it once per image and keep it.
+    known : what is known of the training images without looking, a row for each; the rows of a batch follow what was
+        observed of it.
     """
 
     name: str
@@ -74,6 +76,7 @@ class GradientStage:
     steps: int
     batch_size: int
     accumulate: int = 1
+    known: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ class Method(nn.Module):
     name : as on the command line; title : the paper's name and source.
     fast : what the fast preset changes in the config.
     cheap_to_fit : True where fitting takes about one look at the images, so that it can be done once per fold.
+    only_for_training : how the names begin of what was learned and the map does not need.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     cheap_to_fit: ClassVar[bool] = False
+    only_for_training: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[dict[str, Any]] = {}
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
@@ -130,8 +135,14 @@ class Method(nn.Module):
             if not name.startswith("teacher.")
         }
 
+    def detector_state(self) -> dict[str, Tensor]:
+        """What the map needs of `learned_state`."""
+        return {n: tensor for n, tensor in self.learned_state().items() if not n.startswith(self.only_for_training)}
+
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Take the state of `learned_state`; a buffer that grew in training (a memory bank) takes its saved shape.
+        """Take the state of `learned_state` or `detector_state`.
+
+        A buffer that grew in training (a memory bank) takes its saved shape.
 
         Raises
         ------
@@ -146,9 +157,21 @@ class Method(nn.Module):
             missing, unexpected = self.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise ModelFileError(f"the weights do not fit method {self.name}: {error}") from error
-        missing = [name for name in missing if not name.startswith("teacher.")]
+        missing = [name for name in missing if not name.startswith(("teacher.", *self.only_for_training))]
         if missing or unexpected:
             raise ModelFileError(f"the weights do not fit method {self.name}: {(missing + unexpected)[0]}")
+
+
+@runtime_checkable
+class NamesSuspects(Protocol):
+    """A method that says of the images it has, just after training, how suspicious they are."""
+
+    def suspicion(self, image: Tensor, number: Tensor) -> AnomalyMap:
+        """Float image batch B x 3 x S x S in [0, 1] -> map B x S x S and score B, positive, growing with suspicion.
+
+        number : B, integers: an image's number in the order of the training images; images that training did not have
+            are numbered on from there. The scores of both must compare.
+        """
 
 
 REGISTRY: dict[str, type[Method]] = {}

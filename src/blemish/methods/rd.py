@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from blemish.errors import UsageError
 from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, Stage, register
 from blemish.methods.matching import FeatureMatching
+from blemish.modelfile import TeacherInfo
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
@@ -25,8 +27,23 @@ RESNETS = {
 }
 """The students of the published code, by teacher."""
 
-OTHER = StudentShape("basic", 1, 2, (2, 2, 2), signed=True)
-"""Ours, for every other teacher: ResNet-18's blocks at the teacher's widths, and outputs that may be negative."""
+
+def student_shape(teacher: TeacherInfo) -> StudentShape:
+    """The published student of a ResNet; for every other teacher, ours: ResNet-18's blocks at the teacher's widths, as
+    many stages as it has levels, and outputs that may be negative.
+
+    Raises
+    ------
+    UsageError
+        The published students rebuild three levels.
+    """
+    levels = len(teacher.channels)
+    shape = RESNETS.get(teacher.backbone.partition(".")[0], StudentShape("basic", 1, 2, (2,) * levels, signed=True))
+    if levels != len(shape.decoder_blocks):
+        raise UsageError(
+            f"the student for {teacher.name} rebuilds three levels, not {levels}", todo="Set three strides"
+        )
+    return shape
 
 
 def image_distance(teacher: Tensor, student: Tensor) -> Tensor:
@@ -71,9 +88,9 @@ class ReverseDistillation(FeatureMatching):
         super().__init__(config, teacher)
         self.config = config
         channels = teacher.info.channels
-        shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
-        self.bottleneck = Bottleneck(channels, shape)
-        self.student = Decoder(channels, shape)
+        self.shape = student_shape(teacher.info)
+        self.bottleneck = Bottleneck(channels, self.shape)
+        self.student = Decoder(channels, self.shape)
         initialise(self.bottleneck)
         initialise(self.student)
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
@@ -86,9 +103,13 @@ class ReverseDistillation(FeatureMatching):
     def stages(self, images: int) -> Iterator[Stage]:
         """Distil; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
         yield from self.statistics()
-        trained = nn.ModuleList([self.bottleneck, self.student])
+        yield self.distil([self.bottleneck, self.student], images)
+
+    def distil(self, networks: list[nn.Module], images: int, known: tuple[Tensor, ...] = ()) -> GradientStage:
+        """The stage that trains `networks` on `images` images by `losses`."""
+        trained = nn.ModuleList(networks)
         batches = -(-images // self.config.batch_size)
-        yield GradientStage(
+        return GradientStage(
             "distil",
             module=trained,
             optimizer=torch.optim.Adam(trained.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999)),
@@ -96,6 +117,7 @@ class ReverseDistillation(FeatureMatching):
             observe=self.pyramid,
             steps=self.config.steps or self.config.epochs * batches,
             batch_size=self.config.batch_size,
+            known=known,
         )
 
     def losses(self, pyramid: Features) -> dict[str, Tensor]:

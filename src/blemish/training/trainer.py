@@ -173,6 +173,7 @@ class Observed:
 
     def __init__(self, trainer: Trainer, stage: GradientStage, images: TrainingImages) -> None:
         self._trainer, self._stage, self._images = trainer, stage, images
+        self._known = [rows.to(trainer.fabric.device) for rows in stage.known]
         self._kept: list[Tensor] | None = None
         first = self._observe(next(images.batches([0], 1)))
         size = sum(level.element_size() * level.numel() for level in first)
@@ -195,10 +196,11 @@ class Observed:
             return self._stage.observe(self._trainer._on_device(batch))
 
     def batch(self, indices: list[int]) -> Features:
-        """What `observe` gives for these images."""
+        """What `observe` gives for these images, and what is known of them."""
+        known = [rows[indices] for rows in self._known]
         if self._kept is None:
-            return self._observe(next(self._images.batches(indices, len(indices))))
-        return [level[indices] for level in self._kept]
+            return self._observe(next(self._images.batches(indices, len(indices)))) + known
+        return [level[indices] for level in self._kept] + known
 
 
 def mixed_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:

@@ -1,0 +1,317 @@
+"""What bad images among the training images cost, and variants of `cdd` beside `rd`, trained on the same batches.
+
+    python benchmarks/contamination.py mvtec/grid --ratios 0,0.2 --variants rd,cdd --seeds 0,1 --set steps=300
+
+All variants of as many domains are trained in one run: they share the teacher's features and the domains' students,
+and their own students share no parameter, so each comes out as if trained alone. Bad images join as in the benchmark
+(`docs/benchmark.md`), by default in the protocol contaminated-overlap. Everything is judged by torch: maps at the size
+of the image, AUPRO up to a false-positive rate of 0.3. Rows are printed as they come and appended to --out as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blemish.assembly import build
+from blemish.benchmark.protocols import Protocol, Task, tasks
+from blemish.cli.train import parse_settings
+from blemish.data import Dataset, Sample, open_dataset, true_mask
+from blemish.images import ImageContract, read
+from blemish.methods import Features, MethodConfig, Stage
+from blemish.methods.cdd import CrossDomainDistillation
+from blemish.methods.rd import local_distance
+from blemish.metrics import PixelRanking, auroc
+from blemish.nn.preparation import Preparation
+from blemish.nn.resampling import resize
+from blemish.suspects import judge
+from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
+from blemish.training import Trainer, TrainingImages
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the targets of a global student are made.
+
+    aggregate : "teacher" (this is `rd`), "mean", "median", or "agreement": at each location a mean weighted by how well
+        a student agrees with the others, softmax of its mean cosine over 0.1.
+    own : whether the student of an image's own domain takes part.
+    redrawn : whether the images are dealt into domains anew in every epoch.
+    spared : the domains' students do not learn the share `spared` of the locations of a batch, of each level, that are
+        farthest from their pseudo-normal features.
+    """
+
+    aggregate: str = "mean"
+    domains: int = 3
+    own: bool = False
+    redrawn: bool = False
+    spared: float = 0.0
+
+
+VARIANTS = {
+    "rd": Variant("teacher"),
+    "cdd": Variant(),
+    "own too": Variant(own=True),
+    "redrawn": Variant(redrawn=True),
+    "spared 5 %": Variant(spared=0.05),
+    "spared 10 %": Variant(spared=0.1),
+    "spared 20 %": Variant(spared=0.2),
+    "K=2": Variant(domains=2),
+    "K=5": Variant(domains=5),
+    "K=5 median": Variant("median", domains=5),
+    "K=5 agreement": Variant("agreement", domains=5),
+}
+
+
+class Panel(CrossDomainDistillation):
+    """Several global students beside one set of domains' students."""
+
+    name = "panel"
+    variants: dict[str, Variant]
+
+    def __init__(self, config: Any, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        one = nn.Sequential(self.bottleneck, self.student)
+        self.globals = nn.ModuleDict({name: copy.deepcopy(one) for name in self.variants})
+        self.calls = 0
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        *before, _ = super().stages(images)
+        self.images, self.seed = images, torch.initial_seed()
+        yield from before
+        yield self.distil([self.globals, self.students], images, known=(torch.arange(images),))
+
+    def losses(self, observed: Features) -> dict[str, Tensor]:
+        *pyramid, number = observed
+        if next(iter(self.variants.values())).redrawn and self.calls % -(-self.images // self.config.batch_size) == 0:
+            generator = torch.Generator().manual_seed(self.seed + self.calls)
+            self.domain = torch.randperm(self.images, generator=generator) % self.config.domains
+        self.calls += 1
+        domain = self.domain[number]
+        targets = self.targets(pyramid, domain)
+        losses = {}
+        if self.distils_domains:
+            normal = next(found for name, found in targets.items() if self.variants[name].aggregate != "teacher")
+            losses["domains"] = self.spared_loss(pyramid, domain, normal)
+        return losses | {
+            name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
+        }
+
+    def spared_loss(self, pyramid: Features, domain: Tensor, normal: Features) -> Tensor:
+        spared = next(iter(self.variants.values())).spared
+        if not spared:
+            return self.domains_loss(pyramid, domain)
+        weights = []
+        for level, target in zip(pyramid, normal, strict=True):
+            distance = local_distance(level, target)
+            weights.append((distance <= distance.quantile(1 - spared)).float()[:, None])
+        total = pyramid[0].new_zeros(())
+        for k, student in enumerate(self.students):
+            own = domain == k
+            if own.sum() > 1:
+                rebuilt = student([level[own] for level in pyramid])
+                kept = [weight[own] for weight in weights]
+                masked = [level[own] * weight for level, weight in zip(pyramid, kept, strict=True)]
+                total = total + self.distillation(masked, [r * w for r, w in zip(rebuilt, kept, strict=True)])
+        return total
+
+    @property
+    def distils_domains(self) -> bool:
+        return any(variant.aggregate != "teacher" for variant in self.variants.values())
+
+    @torch.no_grad()
+    def targets(self, pyramid: Features, domain: Tensor) -> dict[str, Features]:
+        """What each global student is taught."""
+        rebuilt: list[Tensor] = []
+        if self.distils_domains:
+            self.students.eval()
+            by_student = [[level.float() for level in student(pyramid)] for student in self.students]
+            self.students.train()
+            rebuilt = [torch.stack(levels) for levels in zip(*by_student, strict=True)]
+        k = self.config.domains
+        place = torch.arange(len(domain))
+        others = (domain + torch.arange(1, k)[:, None]) % k
+        found: dict[str, Features] = {}
+        for name, variant in self.variants.items():
+            if variant.aggregate == "teacher":
+                found[name] = pyramid
+            else:
+                asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
+                found[name] = [AGGREGATE[variant.aggregate](level) for level in asked]
+        return found
+
+    def maps(self, pyramid: Features) -> dict[str, Tensor]:
+        """The anomaly map of every variant."""
+        return {
+            name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
+            for name, student in self.globals.items()
+        }
+
+
+def agreement(rebuilt: Tensor) -> Tensor:
+    unit = nn.functional.normalize(rebuilt, dim=2)
+    with_others = (unit * (unit.sum(0) - unit)).sum(2) / (len(unit) - 1)
+    return (torch.softmax(with_others / 0.1, 0)[:, :, None] * rebuilt).sum(0)
+
+
+AGGREGATE = {
+    "mean": lambda rebuilt: rebuilt.mean(0),
+    "median": lambda rebuilt: rebuilt.quantile(0.5, 0),
+    "agreement": agreement,
+}
+"""Students x B x C x h x w -> B x C x h x w."""
+
+
+def reduced(dataset: Dataset, good: int | None, test: int | None, kind: str | None) -> Dataset:
+    """At most `good` training images, and `test` normal test images, evenly spaced; one kind of defect or all."""
+
+    def some(samples: Sequence[Sample], at_most: int | None) -> list[Sample]:
+        number = min(len(samples), at_most or len(samples))
+        return [samples[i] for i in np.linspace(0, len(samples) - 1, number).round().astype(int)]
+
+    normal = [sample for sample in dataset.test if sample.label == "normal"]
+    bad = [sample for sample in dataset.test if sample.label == "anomalous" and kind in (None, sample.kind)]
+    train = [sample for sample in dataset.train if sample.label != "anomalous"]
+    return replace(dataset, samples=(*some(train, good), *some(normal, test), *bad))
+
+
+def run(
+    panel: type[Panel], task: Task, config: MethodConfig, teacher: FeaturePyramid, seed: int, limit: int
+) -> list[dict[str, Any]]:
+    """Train a panel on a task and judge it."""
+    started = time.perf_counter()
+    method = build(panel, config, teacher, seed)
+    assert isinstance(method, Panel)
+    preparation = Preparation(0, 255, config.image_size)
+    train = [sample.path for sample in task.train.samples]
+    Trainer("cpu", seed, None, lambda *_: None).fit(method, TrainingImages(train, ImageContract(), preparation))
+    print(f"# trained in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+    (test,) = task.tests.values()
+    bad = [sample for sample in test.samples if sample.label == "anomalous"]
+    kept = {bad[i] for i in np.linspace(0, len(bad) - 1, min(limit, len(bad))).round().astype(int)}
+    contaminating = {test.root / name for name in task.drawn}
+    kept |= {sample for sample in bad if sample.path in contaminating}
+    samples = [sample for sample in test.samples if sample.label == "normal" or sample in kept]
+    images = TrainingImages([sample.path for sample in samples], ImageContract(), preparation)
+    maps: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in panel.variants}
+    scores: dict[str, list[float]] = {name: [] for name in panel.variants}
+    masks = []
+    done = 0
+    with torch.inference_mode():
+        for batch in images.batches(range(len(images)), 16):
+            found = method.maps(method.pyramid(batch))
+            for i, sample in enumerate(samples[done : done + len(batch)]):
+                height, width = read(sample.path, ImageContract()).shape[:2]
+                mask = true_mask(sample, (height, width))
+                masks.append(np.zeros((height, width), bool) if mask is None else mask)
+                for name, some in found.items():
+                    maps[name].append(resize(some[i], torch.ones(height), torch.ones(width)).numpy())
+                    scores[name].append(float(some[i].max()))
+            done += len(batch)
+        suspicion, slipped_in = [], np.array([path in contaminating for path in train])
+        in_sample: dict[str, list[float]] = {name: [] for name in panel.variants}
+        done = 0
+        training = TrainingImages(train, ImageContract(), preparation)
+        for batch in training.batches(range(len(train)), 16):
+            pyramid = method.pyramid(batch)
+            for name, some in method.maps(pyramid).items():
+                in_sample[name] += some.amax((1, 2)).tolist()
+            if method.distils_domains:
+                suspicion += method.suspicion(batch, torch.arange(done, done + len(batch))).score.tolist()
+            done += len(batch)
+
+    anomalous = np.array([sample.label == "anomalous" for sample in samples])
+    known = np.array([sample.path in contaminating for sample in samples])
+    rows = []
+    for name in panel.variants:
+        values = np.array(scores[name])
+        row: dict[str, Any] = {"variant": name, "n_train": len(train), "n_bad": int(slipped_in.sum())}
+        row["I-AUROC"] = auroc(values, anomalous)
+        row["AUPRO"] = PixelRanking(maps[name], masks).aupro()
+        for group, which in (("trained on", known), ("new", anomalous & ~known)):
+            row[f"I-AUROC {group}"] = (
+                auroc(values[which | ~anomalous], which[which | ~anomalous]) if which.any() else None
+            )
+        measure = in_sample[name] if panel.variants[name].aggregate == "teacher" else suspicion
+        flagged = judge(measure).suspect
+        row["listed"], row["listed bad"] = int(flagged.sum()), int((flagged & slipped_in).sum())
+        row["suspicion AUROC"] = auroc(measure, slipped_in) if slipped_in.any() else None
+        row["suspicion"] = [[round(value, 5), bool(is_bad)] for value, is_bad in zip(measure, slipped_in, strict=True)]
+        row["seconds"] = time.perf_counter() - started
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a dataset")
+    parser.add_argument("--ratios", default="0,0.2", help="shares of bad images, such as 0,0.2")
+    parser.add_argument("--variants", default="rd,cdd", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every variant")
+    parser.add_argument("--good", type=int, help="so many good training images")
+    parser.add_argument("--test", type=int, default=100, help="so many good and bad test images, and those trained on")
+    parser.add_argument("--kind", help="one kind of defect only")
+    parser.add_argument("--no-overlap", action="store_true", help="bad images that train leave the test")
+    parser.add_argument("--out", type=Path, help="append the rows as JSON")
+    options = parser.parse_args()
+
+    ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
+    protocol = Protocol(name="contamination", kind="contaminated", ratios=ratios, overlap=not options.no_overlap)
+    dataset = reduced(open_dataset(options.source, "auto"), options.good, options.test, options.kind)
+    settings = parse_settings(options.set)
+    chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
+    if "rd" in chosen and len(chosen) > 1:
+        # Trained along with the first that has domains: it does not care how many.
+        first = next(variant for name, variant in chosen.items() if name != "rd")
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
+    columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
+    print("| ratio | seed | variant | bad of all |", " | ".join(columns), "| suspects, of them bad | s |")
+    print("|---" * (len(columns) + 6) + "|", flush=True)
+    for seed in map(int, options.seeds.split(",")):
+        with tempfile.TemporaryDirectory() as draws:
+            found = tasks(protocol, {dataset.name: dataset}, seed, Path(draws))
+        for task in found:
+            if task.impossible:
+                raise SystemExit(task.impossible)
+
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
+                return pair[1].domains, pair[1].redrawn, pair[1].spared
+
+            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
+                panel = type("OnePanel", (Panel,), {"variants": dict(some)})
+                config = panel.Config.model_validate({"domains": domains} | settings)
+                teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
+                for row in run(panel, task, config, teacher, seed, options.test):
+                    row |= {"data": task.name, "ratio": task.setting, "seed": seed, "config": config.model_dump()}
+                    if options.out:
+                        with options.out.open("a") as file:
+                            file.write(json.dumps(row | {"arguments": sys.argv[1:]}) + "\n")
+                    values = ["-" if row[name] is None else f"{100 * row[name]:.1f}" for name in columns]
+                    facts = [task.setting, seed, row["variant"], f"{row['n_bad']}/{row['n_train']}", *values]
+                    facts += [f"{row['listed']}, {row['listed bad']}", f"{row['seconds']:.0f}"]
+                    print("| " + " | ".join(map(str, facts)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

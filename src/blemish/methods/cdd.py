@@ -1,0 +1,119 @@
+"""CDD: cross-domain distillation for fully unsupervised anomaly detection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from blemish.errors import UsageError
+from blemish.methods.base import AnomalyMap, Features, Stage, register
+from blemish.methods.rd import ReverseDistillation, local_distance
+from blemish.nn.reverse import Bottleneck, Decoder, initialise
+from blemish.teachers import FeaturePyramid
+
+FEWEST = 2
+"""Images of a domain: a batch of one has no statistics to normalise it by."""
+
+
+@register("cdd", "Cross-domain distillation, fully unsupervised (Liu et al., arXiv 2508.18007)")
+class CrossDomainDistillation(ReverseDistillation):
+    """Reverse distillation from images of which some are bad, nobody knows which.
+
+    The training images are dealt into domains, and each domain has a student of its own. An image is then taught to the
+    global student not as the teacher sees it, but as the students of the other domains rebuild it: none of them has
+    seen this image, so what is wrong with it they rebuild as if it were good. Inference is that of `rd`.
+
+    Ours, since we know the paper's abstract only: all that the fields of `Config` call ours, domains dealt at random
+    once, both kinds of student trained in every step, the mean as aggregation, and that a domain's student has no say
+    in the targets of its own images.
+    """
+
+    class Config(ReverseDistillation.Config):
+        """Schedule of RD4AD, as the same authors' URD has it; the rest is ours."""
+
+        domains: int = Field(default=3, ge=2, le=16, description="students beside the global one; ours")
+
+    config: Config
+    domain: Tensor
+    fast: ClassVar = {"steps": 300}
+    only_for_training: ClassVar = ("students.", "domain")
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        channels, shape = teacher.info.channels, self.shape
+        self.students = nn.ModuleList(
+            nn.Sequential(Bottleneck(channels, shape), Decoder(channels, shape)) for _ in range(config.domains)
+        )
+        initialise(self.students)
+        # Of every training image, known once their number is.
+        self.register_buffer("domain", torch.zeros(1, dtype=torch.int64))
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        """Deal the images into domains, then distil: in every step the domains' students and the global one.
+
+        Raises
+        ------
+        UsageError
+            If there are too few images for that many domains.
+        """
+        if images < FEWEST * self.config.domains:
+            raise UsageError(
+                f"{images} training images are too few for {self.config.domains} domains",
+                todo="Set fewer domains, or train rd",
+            )
+        yield from self.statistics()
+        self.domain = torch.randperm(images).to(self.domain.device) % self.config.domains
+        yield self.distil([self.bottleneck, self.student, self.students], images, known=(self.domain,))
+
+    def losses(self, observed: Features) -> dict[str, Tensor]:
+        """From the teacher's pyramid and each image's domain: the domains' students' loss and the global one's."""
+        *pyramid, domain = observed
+        return {
+            "domains": self.domains_loss(pyramid, domain),
+            "aggregation": self.distillation(self.pseudo_normal(pyramid, domain), self.rebuild(pyramid)),
+        }
+
+    def domains_loss(self, pyramid: Features, domain: Tensor) -> Tensor:
+        """The loss of `rd` for each domain's student on the images of its domain, summed over the students."""
+        total = pyramid[0].new_zeros(())
+        for k, student in enumerate(self.students):
+            own = domain == k
+            if own.sum() >= FEWEST:
+                seen = [level[own] for level in pyramid]
+                total = total + self.distillation(seen, student(seen))
+        return total
+
+    @torch.no_grad()
+    def pseudo_normal(self, pyramid: Features, domain: Tensor) -> Features:
+        """What the students of all domains but an image's own make of it, their mean; the shapes of `pyramid`.
+
+        They normalise by the statistics they have gathered: those of a batch would mix its images.
+        """
+        training = self.students.training
+        self.students.eval()
+        total = [torch.zeros_like(level) for level in pyramid]
+        for k, student in enumerate(self.students):
+            others = domain != k
+            if others.any():
+                for level, rebuilt in zip(total, student([level[others] for level in pyramid]), strict=True):
+                    level[others] += rebuilt.to(level.dtype)
+        self.students.train(training)
+        return [level / (self.config.domains - 1) for level in total]
+
+    def suspicion(self, image: Tensor, number: Tensor) -> AnomalyMap:
+        """How far what the teacher sees in an image is from its pseudo-normal features, as `forward` measures it.
+
+        No student that is asked has seen the image. An image that training did not have is dealt into a domain by its
+        number, so that as many students are asked and the scores of both compare.
+        """
+        pyramid = self.pyramid(image)
+        seen = number < len(self.domain)
+        domain = torch.where(seen, self.domain[number.where(seen, 0)], number % self.config.domains)
+        normal = self.pseudo_normal(pyramid, domain)
+        return AnomalyMap.with_max_score(
+            self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])
+        )
