@@ -35,7 +35,7 @@ from blemish.modelfile import SUFFIX, LeftOutImage, Manifest, SeenImage, Trainin
 from blemish.nn.preparation import Preparation
 from blemish.runtime import Detector
 from blemish.runtime.detector import Graph
-from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
+from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid
 from blemish.training import RunFolder, Trainer, TrainingImages
 
 PARITY_IMAGES = 6
@@ -122,7 +122,7 @@ def train(
     # Refuses rates that cannot be, before any work is done.
     calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
 
-    pyramid = open_teacher(teacher, strides=config.strides, weights=weights)
+    pyramid = chosen.open_teacher(teacher, config, weights)
     preparation = Preparation(contract.low, contract.high, config.image_size)
 
     def images(indices: Sequence[int]) -> TrainingImages:
