@@ -115,7 +115,8 @@ class FeatureConstrainedDistillation(FeatureMatching):
     def open_teacher(cls, name: str, config: MethodConfig, weights: str | os.PathLike[str] | None) -> FeaturePyramid:
         """The teacher with the config's layers, or its strides where it is no plain vision transformer."""
         assert isinstance(config, cls.Config)
-        return open_teacher(name, strides=config.strides, layers=config.layers, weights=weights)
+        size = config.image_size
+        return open_teacher(name, strides=config.strides, layers=config.layers, image_size=size, weights=weights)
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
@@ -132,9 +133,12 @@ class FeatureConstrainedDistillation(FeatureMatching):
         return pooled_tokens(self.pyramid(image)) if self.standardise is not None else self.teacher.tokens(image)
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """The anchor, then distil; before both, for teachers outside the paper's, the channels' mean and deviation."""
+        """Distil; before it the anchor, or the channels' mean and deviation, which make the anchor 0.
+
+        Where channels are standardised, so is the mean over the images of the mean over the patches.
+        """
         yield from self.statistics()
-        if self.config.anchor:
+        if self.config.anchor and self.standardise is None:
             seen: list[Tensor] = []
 
             def learn(*_: object) -> None:

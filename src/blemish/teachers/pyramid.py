@@ -97,6 +97,8 @@ class FeaturePyramid(Pyramid):
         teacher: Any = self.network
         levels = list(teacher.feature_info.out_indices)
         network = _untrained(self.info.backbone, levels, v1_stride=entry is not None and entry.v1_stride)
+        if _takes_one_size(network):
+            _fit(network, teacher.model.patch_embed.img_size[0])
         if with_positions:
             known = dict(self.network.named_parameters())
             for name, parameter in network.named_parameters():
@@ -136,6 +138,7 @@ def open_teacher(
     *,
     strides: tuple[int, ...] = STRIDES,
     layers: tuple[int, ...] | None = None,
+    image_size: int | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> FeaturePyramid:
     """Open teacher `name` with the levels at `strides`.
@@ -146,6 +149,7 @@ def open_teacher(
     strides : which levels, finest first.
     layers : which levels of a network whose levels all have the same stride, as those of a plain vision transformer
         do: layers of its encoder, counted from 0. `strides` then says nothing.
+    image_size : side of the images to come; a vision transformer's position embedding is interpolated to it.
     weights : a folder of .safetensors files; default BLEMISH_WEIGHTS.
 
     Raises
@@ -172,6 +176,8 @@ def open_teacher(
     if entry and entry.tensors == "in order":
         tensors = _named_in_order(tensors, _without_values(backbone), path)
     _load(network.model if isinstance(network, FeatureGetterNet) else network, tensors, path)
+    if image_size and _takes_one_size(network):
+        _fit(network, image_size)
     config: Any = timm.get_pretrained_cfg(backbone)
     info = TeacherInfo(
         name=name,
@@ -198,6 +204,18 @@ def _untrained(backbone: str, levels: list[int], *, v1_stride: bool) -> Any:
     if v1_stride:
         _move_stride_to_first_convolution(network)
     return network
+
+
+def _takes_one_size(network: Any) -> bool:
+    """True for transformers that timm can change from one size of image to another."""
+    return isinstance(network, FeatureGetterNet) and hasattr(network.model, "set_input_size")
+
+
+def _fit(network: Any, image_size: int) -> None:
+    """Make a transformer take images of another size, if it can be divided into its patches."""
+    embedding = network.model.patch_embed
+    if embedding.img_size[0] != image_size and image_size % embedding.patch_size[0] == 0:
+        network.model.set_input_size(img_size=(image_size, image_size))
 
 
 def _levels(backbone: str, strides: tuple[int, ...], layers: tuple[int, ...] | None) -> list[int]:
