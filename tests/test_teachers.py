@@ -193,6 +193,114 @@ def test_a_network_that_puts_its_channels_last_is_turned() -> None:
     assert teacher.grids(64) == [16, 8, 4]
 
 
+# Tokens, and transformers whose levels all have one stride
+
+
+VIT = "test_vit"
+"""A vision transformer of six layers for images of 160 pixels, which timm keeps for tests."""
+
+
+@pytest.fixture(scope="module")
+def vit_tensors() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    network: Any = timm.create_model(VIT, pretrained=False)
+    return {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def vit_folder(tmp_path: Path, vit_tensors: dict[str, Tensor]) -> Path:
+    path = tmp_path / "transformers"
+    path.mkdir()
+    save_file(vit_tensors, path / f"{VIT}.safetensors")
+    return path
+
+
+def test_a_vision_transformer_opens_by_layer(vit_folder: Path, vit_tensors: dict[str, Tensor]) -> None:
+    """Its tokens are what the blocks of the whole network give, the class token first."""
+    teacher = open_teacher(VIT, layers=(0, 2, 5), weights=vit_folder)
+    whole: Any = timm.create_model(VIT, pretrained=False).eval()
+    whole.load_state_dict(vit_tensors)
+    outputs: list[Tensor] = []
+    for block in (0, 2, 5):
+        whole.blocks[block].register_forward_hook(lambda *arguments: outputs.append(arguments[2]))
+    with torch.no_grad():
+        whole((image(160) - 0.5) / 0.5)
+        tokens, maps = teacher.tokens(image(160)), teacher(image(160))
+
+    assert teacher.has_class_token
+    assert (teacher.info.channels, teacher.info.strides) == ((64,) * 3, (16,) * 3)
+    assert teacher.grids(160) == [10, 10, 10]
+    for level, expected, level_map in zip(tokens, outputs, maps, strict=True):
+        assert level.shape == (2, 1 + 100, 64)
+        torch.testing.assert_close(level, expected)
+        torch.testing.assert_close(level[:, 1:].transpose(1, 2).unflatten(2, (10, 10)), level_map)
+
+
+def test_registers_are_no_class_token() -> None:
+    network: Any = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=16, depth=3, num_heads=2, reg_tokens=4
+    ).eval()
+    nn.init.normal_(network.reg_token)
+    nn.init.normal_(network.cls_token)
+    teacher = pyramid(timm.models._features.FeatureGetterNet(network, out_indices=(0, 2)), (16, 16))
+    outputs: list[Tensor] = []
+    for block in (0, 2):
+        network.blocks[block].register_forward_hook(lambda *arguments: outputs.append(arguments[2]))
+
+    assert teacher.has_class_token
+    for level, expected in zip(teacher.tokens(image(32)), outputs[:2], strict=True):
+        assert expected.shape == (2, 1 + 4 + 16, 16)
+        assert torch.equal(level, torch.cat([expected[:, :1], expected[:, 5:]], 1))
+
+
+def test_without_a_class_token_the_mean_takes_its_place(embedded: FeaturePyramid) -> None:
+    assert not embedded.has_class_token
+    for level, tokens in zip(embedded(image()), embedded.tokens(image()), strict=True):
+        assert tokens.shape == (2, 1 + level[0, 0].numel(), level.shape[1])
+        torch.testing.assert_close(tokens[:, 0], level.mean((2, 3)))
+        assert torch.equal(tokens[1, 1 + level.shape[3] + 2], level[1, :, 1, 2])
+
+
+@pytest.mark.parametrize("layers", [(1, 6), (9,)])
+def test_a_layer_that_a_transformer_lacks(vit_folder: Path, layers: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=f"it has no layer {layers[-1]}, only 0 to 5"):
+        open_teacher(VIT, layers=layers, weights=vit_folder)
+
+
+def test_layers_say_nothing_where_strides_do(folder: Path) -> None:
+    teacher = open_teacher(TINY, strides=(8, 16), layers=(3, 6), image_size=96, weights=folder)
+    assert teacher.info.strides == (8, 16)
+    assert teacher.grids(96) == [12, 6]
+
+
+def test_a_transformer_takes_the_size_it_is_opened_for(vit_folder: Path, vit_tensors: dict[str, Tensor]) -> None:
+    same = open_teacher(VIT, layers=(5,), image_size=160, weights=vit_folder)
+    assert torch.equal(same.state_dict()["network.model.pos_embed"], vit_tensors["pos_embed"])
+
+    teacher = open_teacher(VIT, layers=(5,), image_size=64, weights=vit_folder)
+    positions = teacher.state_dict()["network.model.pos_embed"]
+    assert teacher.grids(64) == [4]
+    assert positions.shape == (1, 1 + 16, 64)
+    # The class token's stays; those of the patches keep their mean, nearly.
+    assert torch.equal(positions[:, 0], vit_tensors["pos_embed"][:, 0])
+    torch.testing.assert_close(positions[:, 1:].mean(1), vit_tensors["pos_embed"][:, 1:].mean(1), rtol=0, atol=0.02)
+    with pytest.raises(UsageError, match="no pyramid for images of 100 x 100 pixels"):
+        open_teacher(VIT, layers=(5,), image_size=100, weights=vit_folder).grids(100)
+
+
+@pytest.mark.parametrize("with_positions", [False, True])
+def test_an_untrained_copy_of_a_transformer(vit_folder: Path, with_positions: bool) -> None:
+    teacher = open_teacher(VIT, layers=(1, 4), image_size=64, weights=vit_folder)
+    student = teacher.untrained_copy(with_positions=with_positions)
+
+    known, drawn = dict(teacher.named_parameters()), dict(student.named_parameters())
+    assert {n: p.shape for n, p in drawn.items()} == {n: p.shape for n, p in known.items()}
+    positions = {"network.model.pos_embed"} if with_positions else set()
+    assert {name for name in drawn if torch.equal(drawn[name], known[name])} == positions
+    assert {name for name, parameter in drawn.items() if not parameter.requires_grad} == positions
+    assert [tokens.shape for tokens in student.tokens(image())] == [(2, 17, 64)] * 2
+
+
 class OneSize(nn.Module):
     """As some transformers are."""
 

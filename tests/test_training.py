@@ -453,6 +453,76 @@ def test_killed_between_accumulated_batches_it_ends_with_the_same(tmp_path: Path
     assert save(method.learned_state()) == save(undisturbed.learned_state())
 
 
+class Warm(Method):
+    """A gradient stage with a rising learning rate and a limit to the gradient."""
+
+    name = "warm"
+
+    def __init__(self, warm_up: int, clip: float | None) -> None:
+        super().__init__(MethodConfig(image_size=64), cast(FeaturePyramid, nn.Identity()))
+        self.settings = warm_up, clip
+        self.network = nn.Conv2d(3, 2, 3)
+        self.rates: list[list[float]] = []
+        self.norms: list[float] = []
+
+    def stages(self, images: int) -> Iterator[Stage]:
+        warm_up, clip = self.settings
+        groups = [{"params": [self.network.weight]}, {"params": [self.network.bias], "lr": 0.01}]
+        optimizer = torch.optim.SGD(groups, lr=0.04, momentum=0.9)
+        optimizer.register_step_pre_hook(lambda *_: self._look(optimizer))
+        yield GradientStage(
+            "warm",
+            self.network,
+            optimizer,
+            lambda observed: {"large": 100 * self.network(observed[0]).square().mean()},
+            lambda image: [image],
+            steps=6,
+            batch_size=4,
+            warm_up=warm_up,
+            clip=clip,
+        )
+
+    def _look(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        gradients = [parameter.grad.flatten() for parameter in self.network.parameters() if parameter.grad is not None]
+        self.norms.append(float(torch.cat(gradients).norm()))
+
+
+def warm(warm_up: int = 4, clip: float | None = 0.5) -> Warm:
+    torch.manual_seed(SEED)
+    return Warm(warm_up, clip)
+
+
+def test_the_learning_rate_rises_and_long_gradients_are_shortened(images: TrainingImages) -> None:
+    method, plain = warm(), warm(0, None)
+    for one in (method, plain):
+        Trainer("cpu", SEED, None, watch).fit(one, images)
+
+    for group, rate in ((0, 0.04), (1, 0.01)):
+        wanted = [rate / 4, rate / 2, 3 * rate / 4, rate, rate, rate]
+        assert [rates[group] for rates in method.rates] == pytest.approx(wanted)
+        assert [rates[group] for rates in plain.rates] == [rate] * 6
+    assert plain.norms[0] > 5
+    assert method.norms[0] == pytest.approx(0.5, rel=1e-3)
+    assert max(method.norms) <= 0.5001
+
+
+@pytest.mark.usefixtures("every_step")
+def test_killed_while_the_learning_rate_rises_it_ends_with_the_same(tmp_path: Path, images: TrainingImages) -> None:
+    undisturbed = warm()
+    Trainer("cpu", SEED, None, watch).fit(undisturbed, images)
+    folder = RunFolder(tmp_path / "run", "this one")
+    with pytest.raises(Killed):
+        Trainer("cpu", SEED, folder, dies_after(4)).fit(warm(), images)
+    saved = folder.load()
+    assert saved is not None
+    assert 0 < saved.step < 4
+    method = warm()
+    Trainer("cpu", SEED, folder, watch).fit(method, images)
+    assert method.rates == undisturbed.rates[saved.step :]
+    assert save(method.learned_state()) == save(undisturbed.learned_state())
+
+
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_training(images: TrainingImages, factor: float) -> None:
     with pytest.raises(TrainingError, match=r"stage adam: the loss is (nan|inf) at step 1 of 3.*learning_rate"):

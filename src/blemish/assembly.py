@@ -46,7 +46,7 @@ from blemish.nn.resampling import resize
 from blemish.runtime import Detector
 from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
-from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
+from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid
 from blemish.training import RunFolder, Trainer, TrainingImages
 
 PARITY_IMAGES = 6
@@ -134,7 +134,7 @@ def train(
     # Refuses rates that cannot be, before any work is done.
     calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
 
-    pyramid = open_teacher(teacher, strides=config.strides, weights=weights)
+    pyramid = chosen.open_teacher(teacher, config, weights)
     preparation = Preparation(contract.low, contract.high, config.image_size)
 
     def images(indices: Sequence[int]) -> TrainingImages:

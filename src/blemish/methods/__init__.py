@@ -10,6 +10,7 @@ from blemish.methods import (  # noqa: F401  (registers them)
     cdo,
     cflow,
     efficientad,
+    fcd,
     padim,
     patchcore,
     rd,

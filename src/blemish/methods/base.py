@@ -6,6 +6,7 @@ that every prediction runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from blemish.errors import ModelFileError
-from blemish.teachers import FeaturePyramid
+from blemish.teachers import FeaturePyramid, open_teacher
 
 Features = list[Tensor]
 
@@ -62,6 +63,8 @@ class GradientStage:
     module : what is put into training mode; all its parameters belong to `optimizer`.
     steps : optimiser steps in all.
     accumulate : batches per optimiser step; their gradients are added, not averaged.
+    warm_up : first steps, over which the learning rate rises linearly from 1/warm_up of itself.
+    clip : largest norm of the whole gradient; a longer one is shortened to it.
     observe : image batch B x 3 x S x S in [0, 1] -> the tensors that `losses` takes; it must not depend on anything
         that is being trained, so that the trainer may compute it once per image and keep it.
     known : what is known of the training images without looking, a row for each; the rows of a batch follow what was
@@ -77,6 +80,8 @@ class GradientStage:
     batch_size: int
     accumulate: int = 1
     known: tuple[Tensor, ...] = ()
+    warm_up: int = 0
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,11 @@ class Method(nn.Module):
     def __init__(self, config: MethodConfig, teacher: FeaturePyramid) -> None:
         super().__init__()
         self.teacher = teacher
+
+    @classmethod
+    def open_teacher(cls, name: str, config: MethodConfig, weights: str | os.PathLike[str] | None) -> FeaturePyramid:
+        """Teacher `name` with the levels that `config` asks for; raises what `blemish.teachers.open_teacher` does."""
+        return open_teacher(name, strides=config.strides, weights=weights)
 
     def stages(self, images: int) -> Iterator[Stage]:
         """What training does, in order, with `images` training images."""

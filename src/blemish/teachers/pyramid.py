@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.layers.format import Format
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from blemish.errors import TeacherError, UsageError
@@ -19,6 +21,14 @@ from blemish.modelfile import TeacherInfo
 from blemish.teachers.weights import catalog, find_weights, weights_folder
 
 STRIDES = (4, 8, 16)
+POSITION = re.compile(r"pos_embed|rel_pos|relative_position_bias_table|attention_biases")
+"""In the names of the parameters that tell a transformer where a token is, absolutely or relative to others."""
+
+
+def pooled_tokens(levels: list[Tensor]) -> list[Tensor]:
+    """B x C x h x w per level -> B x (1 + h w) x C: the mean over locations, then the locations row by row."""
+    patches = [level.flatten(2).transpose(1, 2) for level in levels]
+    return [torch.cat([level.mean(1, keepdim=True), level], 1) for level in patches]
 
 
 class Pyramid(nn.Module):
@@ -42,6 +52,30 @@ class Pyramid(nn.Module):
             features = [level.permute(0, 3, 1, 2) for level in features]
         return features
 
+    @property
+    def has_class_token(self) -> bool:
+        """True for vision transformers that carry a class token through all layers."""
+        model = getattr(self.network, "model", None)
+        return getattr(model, "cls_token", None) is not None and getattr(model, "num_prefix_tokens", 0) > 0
+
+    def tokens(self, image: Tensor) -> list[Tensor]:
+        """B x 3 x H x W in [0, 1] -> one B x (1 + N) x C tensor per level: the class token, then N patches, by rows.
+
+        Where the network has no class token, the mean of the patches takes its place.
+        """
+        if not self.has_class_token:
+            return pooled_tokens(self(image))
+        network: Any = self.network
+        layers = network.model.forward_intermediates(
+            (image - self.mean) / self.std,
+            indices=network.out_indices,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        # Other prefix tokens, such as registers, come after the class token.
+        return [torch.cat([prefix[:, :1], patches], 1) for patches, prefix in layers]
+
 
 class FeaturePyramid(Pyramid):
     """The teacher: it stays in evaluation mode and takes no gradient, whatever its parent module is told."""
@@ -53,13 +87,23 @@ class FeaturePyramid(Pyramid):
         """Stays in evaluation mode: a teacher's batch statistics must never move."""
         return super().train(False)
 
-    def untrained_copy(self) -> Pyramid:
+    def untrained_copy(self, *, with_positions: bool = False) -> Pyramid:
         """A student of the teacher's own architecture: the same layers, drawn at random and free to learn.
 
-        The draws are of torch's global generator.
+        The draws are of torch's global generator. `with_positions` copies the teacher's position embeddings into it,
+        where there are any, and freezes them.
         """
         entry = catalog().get(self.info.name)
-        network = _untrained(self.info.backbone, self.info.strides, v1_stride=entry is not None and entry.v1_stride)
+        teacher: Any = self.network
+        levels = list(teacher.feature_info.out_indices)
+        network = _untrained(self.info.backbone, levels, v1_stride=entry is not None and entry.v1_stride)
+        if _takes_one_size(network):
+            _fit(network, teacher.model.patch_embed.img_size[0])
+        if with_positions:
+            known = dict(self.network.named_parameters())
+            for name, parameter in network.named_parameters():
+                if POSITION.search(name):
+                    parameter.requires_grad_(False).copy_(known[name])
         return Pyramid(network, self.info)
 
     def grids(self, size: int) -> list[int]:
@@ -90,7 +134,12 @@ class FeaturePyramid(Pyramid):
 
 
 def open_teacher(
-    name: str, *, strides: tuple[int, ...] = STRIDES, weights: str | os.PathLike[str] | None = None
+    name: str,
+    *,
+    strides: tuple[int, ...] = STRIDES,
+    layers: tuple[int, ...] | None = None,
+    image_size: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> FeaturePyramid:
     """Open teacher `name` with the levels at `strides`.
 
@@ -98,12 +147,15 @@ def open_teacher(
     ----------
     name : a name of the catalogue (`blemish teachers`) or any timm model name.
     strides : which levels, finest first.
+    layers : which levels of a network whose levels all have the same stride, as those of a plain vision transformer
+        do: layers of its encoder, counted from 0. `strides` then says nothing.
+    image_size : side of the images to come; a vision transformer's position embedding is interpolated to it.
     weights : a folder of .safetensors files; default BLEMISH_WEIGHTS.
 
     Raises
     ------
     UsageError
-        Unknown name, or the network has no level at a stride asked for.
+        Unknown name, or the network has no level at a stride asked for, or no such layer.
     TeacherError
         The weights are not on this machine or do not fit.
     """
@@ -118,11 +170,14 @@ def open_teacher(
         )
     found = find_weights(name, weights_folder(weights))
     path, entry = found.path, found.entry
-    network = _untrained(backbone, strides, v1_stride=entry is not None and entry.v1_stride)
+    levels = _levels(backbone, strides, layers)
+    network = _untrained(backbone, levels, v1_stride=entry is not None and entry.v1_stride)
     tensors = _read(path)
     if entry and entry.tensors == "in order":
         tensors = _named_in_order(tensors, _without_values(backbone), path)
-    _load(network, tensors, path)
+    _load(network.model if isinstance(network, FeatureGetterNet) else network, tensors, path)
+    if image_size and _takes_one_size(network):
+        _fit(network, image_size)
     config: Any = timm.get_pretrained_cfg(backbone)
     info = TeacherInfo(
         name=name,
@@ -143,23 +198,46 @@ def _is_timm_model(name: str) -> bool:
     return timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
 
 
-def _untrained(backbone: str, strides: tuple[int, ...], *, v1_stride: bool) -> Any:
-    """The network that gives the levels at `strides`, its weights drawn at random."""
-    levels = _levels(backbone, strides)
+def _untrained(backbone: str, levels: list[int], *, v1_stride: bool) -> Any:
+    """The network that gives the levels of these feature indices, its weights drawn at random."""
     network: Any = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=levels)
     if v1_stride:
         _move_stride_to_first_convolution(network)
     return network
 
 
-def _levels(backbone: str, strides: tuple[int, ...]) -> list[int]:
-    """The feature indices of `backbone` at `strides`; the last one where a stride comes twice."""
+def _takes_one_size(network: Any) -> bool:
+    """True for transformers that timm can change from one size of image to another."""
+    return isinstance(network, FeatureGetterNet) and hasattr(network.model, "set_input_size")
+
+
+def _fit(network: Any, image_size: int) -> None:
+    """Make a transformer take images of another size, if it can be divided into its patches."""
+    embedding = network.model.patch_embed
+    if embedding.img_size[0] != image_size and image_size % embedding.patch_size[0] == 0:
+        network.model.set_input_size(img_size=(image_size, image_size))
+
+
+def _levels(backbone: str, strides: tuple[int, ...], layers: tuple[int, ...] | None) -> list[int]:
+    """The feature indices of `backbone`: `layers` where all levels have one stride, else those at `strides`.
+
+    The last one where a stride comes twice.
+    """
     try:
         with torch.device("meta"):
             network: Any = timm.create_model(backbone, pretrained=False, features_only=True)
             described = network.feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(f"timm gives no feature pyramid for {backbone}", todo="Choose another teacher") from error
+    if layers and isinstance(network, FeatureGetterNet) and len(set(described)) == 1:
+        depth = len(network.feature_info.info)
+        if layers[-1] >= depth:
+            raise UsageError(
+                f"it has no layer {layers[-1]}, only 0 to {depth - 1}",
+                where=f"teacher {backbone}",
+                todo="Choose its layers, such as --set layers=[1,2,3], or another teacher",
+            )
+        return list(layers)
     positions = {stride: index for index, stride in enumerate(described)}
     missing = [stride for stride in strides if stride not in positions]
     if missing:

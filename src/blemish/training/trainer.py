@@ -128,8 +128,11 @@ class Trainer:
             saved.restore(stage.optimizer)
             start = saved.step
         observed = Observed(self, stage, images)
+        rates = [group["lr"] for group in stage.optimizer.param_groups]
         last_saved = time.monotonic()
         for step in range(start, stage.steps):
+            for group, rate in zip(stage.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * min(1.0, (step + 1) / max(1, stage.warm_up))
             stage.optimizer.zero_grad(set_to_none=True)
             value = 0.0
             for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
@@ -145,6 +148,8 @@ class Trainer:
                         todo="Try a smaller learning rate: --set learning_rate=...",
                     )
                 self.fabric.backward(loss)
+            if stage.clip is not None:
+                torch.nn.utils.clip_grad_norm_(stage.module.parameters(), stage.clip)
             stage.optimizer.step()
             self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
             if self.folder and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
