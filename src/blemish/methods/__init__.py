@@ -6,6 +6,7 @@ import difflib
 
 from blemish.errors import UsageError
 from blemish.methods import (  # noqa: F401  (registers them)
+    borad,
     cdo,
     cflow,
     efficientad,
