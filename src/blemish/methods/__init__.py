@@ -20,22 +20,26 @@ from blemish.methods import (  # noqa: F401  (registers them)
 from blemish.methods.base import (
     REGISTRY,
     AnomalyMap,
+    Embeds,
     Features,
     GradientStage,
     Method,
     MethodConfig,
     PassStage,
     Stage,
+    TeacherStudent,
 )
 
 __all__ = [
     "AnomalyMap",
+    "Embeds",
     "Features",
     "GradientStage",
     "Method",
     "MethodConfig",
     "PassStage",
     "Stage",
+    "TeacherStudent",
     "find_method",
     "list_methods",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -149,6 +149,25 @@ class Method(nn.Module):
         missing = [name for name in missing if not name.startswith("teacher.")]
         if missing or unexpected:
             raise ModelFileError(f"the weights do not fit method {self.name}: {(missing + unexpected)[0]}")
+
+
+@runtime_checkable
+class TeacherStudent(Protocol):
+    """A method in which a student imitates a teacher, and which shows where it fails to."""
+
+    def gaps(self, image: Tensor) -> Features:
+        """Image batch as for `forward` -> how far student and teacher are apart, B x h x w per scale, at least 0.
+
+        Unsmoothed; the cells of a scale divide the image evenly.
+        """
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A method that makes a compact embedding of an image."""
+
+    def embedding(self, image: Tensor) -> Tensor:
+        """Image batch as for `forward` -> B x C x h x w."""
 
 
 REGISTRY: dict[str, type[Method]] = {}
