@@ -40,12 +40,13 @@ FLOORS = (
     ("quality",),
     ("suspects",),
     ("assembly",),
+    ("diagnosis",),
     ("benchmark",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
+WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "diagnosis", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 QUANTISATION = {"onnx"}

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from blemish import __version__
 from blemish.admission import Admitted, admit, base_contract
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
 from blemish.decisions import Calibration, calibrate
-from blemish.errors import TrainingError, UsageError
+from blemish.errors import ModelFileError, TeacherError, TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph
 from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, ImageContract, contract_for, read, to_display
@@ -35,6 +35,7 @@ from blemish.modelfile import (
     SUFFIX,
     LeftOutImage,
     Manifest,
+    ModelFile,
     SeenImage,
     Suspicion,
     SuspiciousImage,
@@ -351,6 +352,38 @@ def show_suspects(
             suspicion_map = method.suspicion(images.load(i)[None], torch.tensor([i])).map
         shown.append(Shown(one, picture, resize(suspicion_map[0], height, width).numpy()))
     write_page_of_suspects(page, record, suspicion, shown)
+
+
+def restore(file: ModelFile, weights: str | os.PathLike[str] | None = None) -> Method:
+    """The trained method of a model file, on torch and in evaluation mode.
+
+    Parameters
+    ----------
+    weights : a folder of teachers' weights; default BLEMISH_WEIGHTS. The file has the student's alone.
+
+    Raises
+    ------
+    UsageError, TeacherError : the method or the teacher is not known or not on this machine.
+    ModelFileError : its config or weights do not fit the method.
+    """
+    manifest = file.manifest
+    method = find_method(manifest.method)
+    try:
+        config = method.Config.model_validate(manifest.config)
+    except ValidationError as error:
+        raise ModelFileError(
+            f"its config does not fit method {method.name}", where=file.path, todo="Train it again"
+        ) from error
+    teacher = method.open_teacher(manifest.teacher.name, config, weights)
+    if teacher.info.sha256 != manifest.teacher.sha256:
+        raise TeacherError(
+            f"the weights of {teacher.info.name} on this machine are not those it was trained with",
+            where=file.path,
+            todo=f"They came from {manifest.teacher.source}, sha256 {manifest.teacher.sha256}",
+        )
+    trained = build(method, config, teacher, manifest.training.seed)
+    trained.load_learned_state(load(file.weights()))
+    return trained.eval()
 
 
 def score_through_graph(

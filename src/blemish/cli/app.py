@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, evaluate, export, info, inspect, listings, station, train
+from blemish.cli import benchmark, data, demo, diagnose, evaluate, export, info, inspect, listings, station, train
 
 app = typer.Typer(
     name="blemish",
@@ -19,6 +19,7 @@ app.command()(train.train)
 app.command()(inspect.inspect)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)
+app.command()(diagnose.diagnose)
 app.command()(info.info)
 app.command()(export.export)
 app.command()(listings.methods)

@@ -76,7 +76,7 @@ def benchmark(
             device=device.value,
             keep_models=keep_models,
         )
-        datasets = _categories(dataset, layout, _names(classes, "--classes") if classes else None)
+        datasets = categories(dataset, layout, _names(classes, "--classes") if classes else None)
         rows = run(datasets, options, out, listener)
         summary = Summary.of(rows, options.protocol, chosen)
         written = [out / (options.protocol.name + suffix) for suffix in (".csv", ".md", ".html")]
@@ -116,7 +116,7 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _categories(sources: list[Path], layout: str, classes: list[str] | None) -> dict[str, Dataset]:
+def categories(sources: list[Path], layout: str, classes: list[str] | None) -> dict[str, Dataset]:
     """All categories of all sources by name; where two sources share a name, each takes its source's before its own."""
     from blemish.data import open_categories
 

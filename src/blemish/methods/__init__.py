@@ -6,6 +6,7 @@ import difflib
 
 from blemish.errors import UsageError
 from blemish.methods import (  # noqa: F401  (registers them)
+    borad,
     cdd,
     cdo,
     cflow,
@@ -21,6 +22,7 @@ from blemish.methods import (  # noqa: F401  (registers them)
 from blemish.methods.base import (
     REGISTRY,
     AnomalyMap,
+    Embeds,
     Features,
     GradientStage,
     Method,
@@ -28,10 +30,12 @@ from blemish.methods.base import (
     NamesSuspects,
     PassStage,
     Stage,
+    TeacherStudent,
 )
 
 __all__ = [
     "AnomalyMap",
+    "Embeds",
     "Features",
     "GradientStage",
     "Method",
@@ -39,6 +43,7 @@ __all__ = [
     "NamesSuspects",
     "PassStage",
     "Stage",
+    "TeacherStudent",
     "find_method",
     "list_methods",
 ]

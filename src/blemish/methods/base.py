@@ -184,6 +184,24 @@ class NamesSuspects(Protocol):
         """
 
 
+class TeacherStudent(Protocol):
+    """A method in which a student imitates a teacher, and which shows where it fails to."""
+
+    def gaps(self, image: Tensor) -> Features:
+        """Image batch as for `forward` -> how far student and teacher are apart, B x h x w per scale, at least 0.
+
+        Unsmoothed; the cells of a scale divide the image evenly.
+        """
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A method that makes a compact embedding of an image."""
+
+    def embedding(self, image: Tensor) -> Tensor:
+        """Image batch as for `forward` -> B x C x h x w."""
+
+
 REGISTRY: dict[str, type[Method]] = {}
 
 

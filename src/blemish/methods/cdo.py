@@ -163,10 +163,13 @@ class CollaborativeDiscrepancy(Method):
             scales.append(discrepancy(*enlarged))
         return scales
 
+    def gaps(self, image: Tensor) -> Features:
+        """The discrepancies of teacher and student: B x h x w per scale, all on the finest grid."""
+        return self.discrepancies(self.standardise(self.teacher(image)), self.student(image))
+
     def forward(self, image: Tensor) -> AnomalyMap:
         """Sum of the discrepancies over scales, enlarged and smoothed; the score is the maximum.
 
         The maximum is ours; the rewritten code takes the mean of the largest hundredth.
         """
-        scales = self.discrepancies(self.standardise(self.teacher(image)), self.student(image))
-        return AnomalyMap.with_max_score(self.head([torch.stack(scales).sum(0)]))
+        return AnomalyMap.with_max_score(self.head([torch.stack(self.gaps(image)).sum(0)]))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -232,6 +233,11 @@ class EfficientAD(Method):
         local = (self.described(image) - imitated).square().mean(1)
         arrangement = (self.autoencoder(self.centred(image)) - predicted).square().mean(1)
         return local, arrangement
+
+    def gaps(self, image: Tensor) -> Features:
+        """Mean squared distance of student and PDN; beyond the PDN's border, that of the nearest location."""
+        local, _ = self.maps(image)
+        return [F.pad(local[:, None], [MARGIN] * 4, mode="replicate")[:, 0]]
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Mean of both maps, each 0 at its 0.9 quantile and 0.1 at its 0.995; 0 at the border; score is the maximum."""

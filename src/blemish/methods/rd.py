@@ -95,9 +95,14 @@ class ReverseDistillation(FeatureMatching):
         initialise(self.student)
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
 
+    def embed(self, pyramid: Features) -> Tensor:
+        """The embedding of `pyramid`, B x C x h x w, half the deepest grid."""
+        embedding: Tensor = self.bottleneck(pyramid)
+        return embedding
+
     def rebuild(self, pyramid: Features) -> Features:
         """What the student makes of the embedding of `pyramid`; the same shapes."""
-        rebuilt: Features = self.student(self.bottleneck(pyramid))
+        rebuilt: Features = self.student(self.embed(pyramid))
         return rebuilt
 
     def stages(self, images: int) -> Iterator[Stage]:
@@ -129,8 +134,15 @@ class ReverseDistillation(FeatureMatching):
         scales = zip(pyramid, rebuilt, strict=True)
         return torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()
 
+    def gaps(self, image: Tensor) -> Features:
+        """The local distances of teacher and student: B x h x w per scale."""
+        pyramid = self.pyramid(image)
+        return [local_distance(t, s) for t, s in zip(pyramid, self.rebuild(pyramid), strict=True)]
+
+    def embedding(self, image: Tensor) -> Tensor:
+        """The embedding of the image, B x C x h x w."""
+        return self.embed(self.pyramid(image))
+
     def forward(self, image: Tensor) -> AnomalyMap:
         """Sum over scales of the local distances, smoothed (eq. 3); the score is the maximum."""
-        pyramid = self.pyramid(image)
-        distances = [local_distance(t, s) for t, s in zip(pyramid, self.rebuild(pyramid), strict=True)]
-        return AnomalyMap.with_max_score(self.head(distances))
+        return AnomalyMap.with_max_score(self.head(self.gaps(image)))

@@ -83,9 +83,9 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
         """Each level through its projector; the same shapes."""
         return [project(level) for project, level in zip(self.projectors, pyramid, strict=True)]
 
-    def rebuild(self, pyramid: Features) -> Features:
-        """What the student makes of the embedding of the projected `pyramid`; the same shapes."""
-        return super().rebuild(self.project(pyramid))
+    def embed(self, pyramid: Features) -> Tensor:
+        """The embedding of the projected `pyramid`."""
+        return super().embed(self.project(pyramid))
 
     def stages(self, images: int) -> Iterator[Stage]:
         """Distil and project; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
@@ -114,7 +114,7 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             noised = self.pyramid(with_noise(image))
         projected = self.project(pyramid)
-        rebuilt = super().rebuild(projected)
+        rebuilt = self.student(super().embed(projected))
         normal = [level.float() for level in projected]
         wiped = [level.float() for level in self.project(noised)]
         weight = self.config.projection / 1.11

@@ -81,7 +81,10 @@ class StudentTeacherPyramid(FeatureMatching):
             scales = zip(pyramid, self.student(image), strict=True)
             return {"distillation": torch.stack([unit_distance(t, s).mean() for t, s in scales]).sum()}
 
+    def gaps(self, image: Tensor) -> Features:
+        """The distances of teacher and student: B x h x w per scale."""
+        return [unit_distance(t, s) for t, s in zip(self.pyramid(image), self.student(image), strict=True)]
+
     def forward(self, image: Tensor) -> AnomalyMap:
         """Product over scales of the distances, enlarged; the score is the maximum."""
-        scales = zip(self.pyramid(image), self.student(image), strict=True)
-        return AnomalyMap.with_max_score(self.head.enlarge([unit_distance(t, s) for t, s in scales]).prod(0))
+        return AnomalyMap.with_max_score(self.head.enlarge(self.gaps(image)).prod(0))
