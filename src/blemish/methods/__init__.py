@@ -9,6 +9,7 @@ from blemish.methods import (  # noqa: F401  (registers them)
     cdo,
     cflow,
     efficientad,
+    mkd,
     padim,
     patchcore,
     rd,
