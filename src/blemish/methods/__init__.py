@@ -12,6 +12,7 @@ from blemish.methods import (  # noqa: F401  (registers them)
     cflow,
     efficientad,
     fcd,
+    mkd,
     padim,
     patchcore,
     rd,
