@@ -8,6 +8,7 @@ from blemish.errors import UsageError
 from blemish.methods import (  # noqa: F401  (registers them)
     cdo,
     cflow,
+    cpr,
     efficientad,
     padim,
     patchcore,
