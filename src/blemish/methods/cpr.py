@@ -73,7 +73,7 @@ class CascadePatchRetrieval(Method):
             """A model file does not say where on a machine something lay."""
             return textures and textures.name
 
-    fast: ClassVar = {"image_size": 256, "steps": 100, "batch_size": 8}
+    fast: ClassVar = {"image_size": 256, "dimension": 128, "reference_limit": 200, "steps": 150, "batch_size": 8}
 
     histograms: Tensor
     kept: Tensor
@@ -258,3 +258,38 @@ def draw_points(weight: Tensor) -> Tensor:
     size = weight.shape[-1]
     place = torch.stack([drawn // size, drawn % size], 2)
     return ((place + 0.5) / size).to(weight.device)
+
+
+@register("cpr-fast", "CPR-fast, as Blemish builds it (after Li et al., IEEE TIP 2024)")
+class FastCascade(CascadePatchRetrieval):
+    """CPR with half the neighbours and thinner branches.
+
+    Ours: Li et al. report a CPR-fast; how they build it, we have not found.
+    """
+
+    class Config(CascadePatchRetrieval.Config):
+        """Half the published code's neighbours and width, a quarter of its features."""
+
+        neighbours: int = Field(default=5, gt=0, description="ours: images that each is compared with")
+        width: int = Field(default=96, gt=0, multiple_of=12, description="ours: of a branch's first layer")
+        dimension: int = Field(default=96, gt=0, description="ours: features that patches are compared by")
+
+    fast: ClassVar = CascadePatchRetrieval.fast | {"dimension": 64}
+
+
+@register("cpr-faster", "CPR-faster, as Blemish builds it (after Li et al., IEEE TIP 2024)")
+class FasterCascade(CascadePatchRetrieval):
+    """CPR on its coarser level alone, with three neighbours and thinner branches.
+
+    Ours: Li et al. report a CPR-faster; how they build it, we have not found.
+    """
+
+    class Config(FastCascade.Config):
+        """One level, three neighbours."""
+
+        strides: tuple[int, ...] = Field(default=(8,), min_length=1, description="ours: the coarser level only")
+        windows: tuple[int, ...] = Field(default=(3,), min_length=1, description="ours: side of the window, in patches")
+        neighbours: int = Field(default=3, gt=0, description="ours: images that each is compared with")
+        dimension: int = Field(default=64, gt=0, description="ours: features that patches are compared by")
+
+    fast: ClassVar = FastCascade.fast
