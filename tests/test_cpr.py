@@ -23,10 +23,18 @@ from blemish.export import check_parity, export_graph
 from blemish.images import ImageContract
 from blemish.methods import GradientStage, find_method
 from blemish.methods import cpr as module
-from blemish.methods.cpr import CascadePatchRetrieval, draw_points
+from blemish.methods.cpr import CascadePatchRetrieval
 from blemish.nn.foreground import Foreground, PlacedVectors
 from blemish.nn.preparation import Preparation
-from blemish.nn.retrieval import RetrievalBranch, WordHistograms, best_in_window, contrast, divergence, sample
+from blemish.nn.retrieval import (
+    RetrievalBranch,
+    WordHistograms,
+    best_in_window,
+    contrast,
+    divergence,
+    draw_points,
+    sample,
+)
 from blemish.nn.textures import synthetic_textures
 from blemish.runtime.detector import Graph
 from blemish.training import Trainer, TrainingImages
@@ -131,7 +139,9 @@ def test_an_object_before_a_ground_is_told_from_it() -> None:
     generator = torch.Generator().manual_seed(0)
     y, x = np.mgrid[:40, :40]
     disc = torch.from_numpy((y - 19.5) ** 2 + (x - 19.5) ** 2 < 13**2)
-    features = torch.randn(6, 5, 40, 40, generator=generator) + 4 * disc * torch.tensor([1.0, 0, -1, 0, 0])[:, None, None]
+    features = (
+        torch.randn(6, 5, 40, 40, generator=generator) + 4 * disc * torch.tensor([1.0, 0, -1, 0, 0])[:, None, None]
+    )
     vectors = PlacedVectors(6)
     vectors.add(features)
     foreground = Foreground(5)
@@ -211,7 +221,7 @@ def test_a_branch_at_the_middle_of_a_place_gives_what_it_gives_there() -> None:
     branch = RetrievalBranch(6, 12, 8).eval()
     level = torch.randn(2, 6, 4, 4)
     points = torch.tensor([[0.125, 0.625], [0.875, 0.375]]).expand(2, 2, 2)
-    everywhere, there = branch(level), branch.at(level, points)
+    everywhere, there = branch(level), branch(level, points)
     torch.testing.assert_close(there[:, 0], everywhere[:, :, 0, 2])
     torch.testing.assert_close(there[:, 1], everywhere[:, :, 3, 1])
     torch.testing.assert_close(everywhere.norm(dim=1), torch.ones(2, 4, 4))
@@ -242,7 +252,7 @@ def test_points_are_drawn_by_weight() -> None:
     weight[0, 2, 5], weight[0, 6, 1] = 3, 1
     weight[1, 4, 4] = 1
     torch.manual_seed(0)
-    points = draw_points(weight)
+    points = draw_points(weight, 300)
     assert points.shape == (3, 300, 2)
     first = (points[0] == torch.tensor([2.5 / 8, 5.5 / 8])).all(1)
     assert torch.equal(~first, (points[0] == torch.tensor([6.5 / 8, 1.5 / 8])).all(1))
@@ -276,7 +286,7 @@ def step(monkeypatch: pytest.MonkeyPatch, fitted: CascadePatchRetrieval) -> Step
 
     monkeypatch.setattr(module, "perturbed", unperturbed)
     monkeypatch.setattr(module, "synthetic_anomalies", lambda image, *_, **__: (1 - image, shape))
-    monkeypatch.setattr(module, "draw_points", lambda _: next(drawn))
+    monkeypatch.setattr(module, "draw_points", lambda *_: next(drawn))
     return known
 
 
@@ -296,7 +306,7 @@ def test_the_loss_of_a_step_by_hand(step: Step, of_object: bool) -> None:
     for i, (branch, level) in enumerate(zip(made.branches, made.teacher(step.both), strict=True)):
 
         def at(half: int, points: Tensor, branch: Any = branch, level: Tensor = level) -> Tensor:
-            there: Tensor = branch.at(level[half : half + 1], points)[0]
+            there: Tensor = branch(level[half : half + 1], points)[0]
             return there
 
         def cosine(left: Tensor, right: Tensor) -> Tensor:
@@ -316,9 +326,10 @@ def test_the_loss_of_a_step_by_hand(step: Step, of_object: bool) -> None:
 def test_an_image_is_not_its_own_reference_in_training(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the four nearest the first is the image itself; each of the others is drawn."""
     observed = step.method.observe(images(1, 2))
-    itself, *others = step.method.nearest(observed[1], 4)[0].tolist()
+    itself, *others = step.method.nearest(step.method.histograms[2:3], 4)[0].tolist()
     assert itself == 2
-    monkeypatch.setattr(module, "draw_points", lambda _: step.same)
+    assert observed[1].tolist() == [others]
+    monkeypatch.setattr(module, "draw_points", lambda *_: step.same)
     drawn = set()
     for seed in range(20):
         torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from blemish.nn.anomalies import Textures, perturbed, synthetic_anomalies
 from blemish.nn.foreground import Foreground, PlacedVectors
 from blemish.nn.neighbours import greedy_coreset
 from blemish.nn.resampling import MapHead, resize_matrix, smoothing_matrix
-from blemish.nn.retrieval import RetrievalBranch, WordHistograms, best_in_window, contrast, divergence, sample
+from blemish.nn.retrieval import Pairs, RetrievalBranch, WordHistograms, best_in_window, divergence, draw_points
 from blemish.nn.textures import TextureFolder, synthetic_textures
 from blemish.teachers import FeaturePyramid
 
@@ -71,7 +71,7 @@ class CascadePatchRetrieval(Method):
         @field_serializer("textures")
         def _name_only(self, textures: Path | None) -> str | None:
             """A model file does not say where on a machine something lay."""
-            return textures and textures.name
+            return textures.name if textures else None
 
     fast: ClassVar = {"image_size": 256, "dimension": 128, "reference_limit": 200, "steps": 150, "batch_size": 8}
 
@@ -185,9 +185,11 @@ class CascadePatchRetrieval(Method):
         return PassStage(name, collect, finish)
 
     def observe(self, image: Tensor) -> Features:
-        """What a step needs of a clean image: itself, its histograms, its foreground."""
+        """What a step needs of a clean image: itself, the references most like it, its foreground."""
         finest = self.teacher(image)[0]
-        return [image, self.describe(finest), self.foreground(finest)]
+        # The nearest is the image itself, where it is a reference.
+        similar = self.nearest(self.describe(finest), self.config.neighbours + 1)[:, -self.config.neighbours :]
+        return [image, similar, self.foreground(finest)]
 
     def nearest(self, histogram: Tensor, count: int) -> Tensor:
         """The `count` most similar references, or all there are: B x blocks^2 x words -> B x count, nearest first."""
@@ -196,36 +198,27 @@ class CascadePatchRetrieval(Method):
 
     def losses(self, textures: Textures, observed: Features) -> dict[str, Tensor]:
         """The contrastive loss of each scale, between images with synthetic anomalies and similar good ones."""
-        image, histogram, foreground = observed
-        size = self.config.image_size
+        config, (image, similar, foreground) = self.config, observed
         with torch.no_grad():
-            on = self.spread @ foreground @ self.spread.T > 0.5
+            on = self.at_pixels(foreground) > 0.5
             spoiled, shape = synthetic_anomalies(image, on, textures, shuffle=self.foreground.of_object)
-            # The nearest is the image itself, where it is a reference.
-            similar = self.nearest(histogram, self.config.neighbours + 1)[:, -self.config.neighbours :]
             drawn = torch.randint(similar.shape[1], (len(image), 1)).to(similar.device)
             reference = self.gallery[similar.gather(1, drawn)[:, 0]] / 255
             pyramid = self.teacher(perturbed(torch.cat([spoiled, reference])))
             product = torch.maximum(foreground, self.foreground(pyramid[0].float())[len(image) :])
-            weight = torch.sigmoid(10 * (self.spread @ product @ self.spread.T) - 5)
-            same, wrong = draw_points(weight * ~shape), draw_points(shape)
+            weight = torch.sigmoid(10 * self.at_pixels(product) - 5)
+            same, wrong = draw_points(weight * ~shape, POINTS), draw_points(shape, POINTS)
             other = torch.rand(same.shape).to(same)
-            apart = (other - same).norm(dim=2) * size > 2**0.5 * self.config.strides[0] * (self.config.windows[0] // 2)
-            counted = (apart & self.foreground.of_object).float()
-        losses = {}
-        for i, (branch, level) in enumerate(zip(self.branches, pyramid, strict=True)):
-            points = torch.cat([torch.cat([same, other, wrong], 1), torch.cat([same, same, wrong], 1)])
-            query, answer = branch.at(level, points).chunk(2)
-            alike, unlike = (query * answer).sum(2).split([POINTS, 2 * POINTS], dim=1)
-            teachers = sample(level.float(), torch.cat([other, same])).chunk(2)
-            difference = (teachers[0] - teachers[1]).square().sum(2) * counted
-            of_others = difference / difference.sum(1, True).clamp(min=1e-7) * counted.sum(1, True)
-            of_wrong = shape.flatten(1).any(1)[:, None].expand(-1, POINTS)
-            weights = torch.cat([of_others, of_wrong], 1)
-            losses[f"scale{i}"] = contrast(alike, torch.ones_like(alike), alike=True) + contrast(
-                unlike, weights, alike=False
-            )
-        return losses
+            near = 2**0.5 * config.strides[0] * (config.windows[0] // 2) / config.image_size
+            apart = ((other - same).norm(dim=2) > near) & self.foreground.of_object
+            pairs = Pairs(same, other, wrong, apart.float(), shape.flatten(1).any(1).float())
+        scales = zip(self.branches, pyramid, strict=True)
+        return {f"scale{i}": pairs.loss(branch, level) for i, (branch, level) in enumerate(scales)}
+
+    def at_pixels(self, foreground: Tensor) -> Tensor:
+        """Smoothed and enlarged: B x h x w -> B x S x S."""
+        spread = self.get_buffer("spread")
+        return spread @ foreground @ spread.T
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Sum over scales of 1 - the best cosine in the windows of the nearest references, times the foreground.
@@ -245,19 +238,6 @@ class CascadePatchRetrieval(Method):
         anomaly_map = self.head([distance * product])
         counted = max(1, round(SCORED_PART * self.config.image_size**2))
         return AnomalyMap(anomaly_map, anomaly_map.flatten(1).topk(counted, sorted=False).values.mean(1))
-
-
-def draw_points(weight: Tensor) -> Tensor:
-    """Pixels drawn by weight, B x S x S, with replacement: B x 300 x 2, row and column in [0, 1].
-
-    An image whose weights are all 0 gets pixels from anywhere.
-    """
-    flat = weight.flatten(1).float().cpu()
-    flat = torch.where(flat.any(1, keepdim=True), flat, 1.0)
-    drawn = flat.multinomial(POINTS, replacement=True)
-    size = weight.shape[-1]
-    place = torch.stack([drawn // size, drawn % size], 2)
-    return ((place + 0.5) / size).to(weight.device)
 
 
 @register("cpr-fast", "CPR-fast, as Blemish builds it (after Li et al., IEEE TIP 2024)")

@@ -114,10 +114,10 @@ def shuffled(image: Tensor, tiles: int = 16) -> Tensor:
     # Sides that the tiles do not divide leave a margin in place.
     side = size // tiles
     inner = changed[..., : side * tiles, : side * tiles]
-    cut = inner.unflatten(3, (tiles, side)).unflatten(2, (tiles, side)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    cut = inner.reshape(count, 3, tiles, side, tiles, side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     order = torch.rand(count, tiles * tiles).argsort(1).to(image.device)
     mixed = cut[torch.arange(count, device=image.device)[:, None], order]
-    laid = mixed.unflatten(1, (tiles, tiles)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    laid = mixed.reshape(count, tiles, tiles, 3, side, side).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     changed = changed.clone()
     changed[..., : side * tiles, : side * tiles] = laid
     return changed
@@ -129,14 +129,13 @@ def blended(image: Tensor, matter: Tensor, shape: Tensor) -> Tensor:
     return torch.where(shape[:, None], torch.lerp(image, matter, opacity), image)
 
 
-def synthetic_anomalies(
-    image: Tensor, on: Tensor, textures: Textures, *, shuffle: bool
-) -> tuple[Tensor, Tensor]:
+def synthetic_anomalies(image: Tensor, on: Tensor, textures: Textures, *, shuffle: bool) -> tuple[Tensor, Tensor]:
     """Put foreign matter into nine of ten images: B x 3 x S x S in [0, 1].
 
     Parameters
     ----------
-    on : bool B x S x S, where the product is. textures : as `textures.synthetic_textures`, or another that takes and gives the same.
+    on : bool B x S x S, where the product is.
+    textures : `textures.synthetic_textures`, or what takes and gives the same.
     shuffle : whether half the matter is the image itself, shuffled, instead of a texture.
 
     Returns

@@ -14,7 +14,9 @@ def squared_distances(vectors: Tensor, centres: Tensor) -> Tensor:
     return vectors.square().sum(-1, keepdim=True) + centres.square().sum(1) - 2 * (vectors @ centres.T)
 
 
-def k_means(vectors: Tensor, count: int, generator: torch.Generator, *, restarts: int = 10, rounds: int = 300) -> Tensor:
+def k_means(
+    vectors: Tensor, count: int, generator: torch.Generator, *, restarts: int = 10, rounds: int = 300
+) -> Tensor:
     """The `count` centres of the best of `restarts` runs of Lloyd's algorithm, each begun by k-means++.
 
     The best run has the smallest sum of squared distances to the nearest centre. A cluster that loses its last vector

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,9 +40,9 @@ class WordHistograms(nn.Module):
 
     def learn(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Take the words from N x D feature vectors."""
-        self.words.copy_(k_means(vectors, len(self.words), generator))
-        own = squared_distances(vectors, self.words).amin(1).mean()
-        self.softness.copy_(SOFTNESS * own.clamp(min=1e-12))
+        words = k_means(vectors, len(self.words), generator)
+        self.words.copy_(words)
+        self.softness.copy_(SOFTNESS * squared_distances(vectors, words).amin(1).mean().clamp(min=1e-12))
 
     def forward(self, features: Tensor) -> Tensor:
         """B x D x h x w -> B x blocks^2 x words; the words of a block add up to 1."""
@@ -85,9 +87,10 @@ def best_in_window(query: Tensor, references: Tensor, chosen: Tensor, window: in
     around = torch.stack(
         [padded[:, i : i + height, j : j + width] for i in range(window) for j in range(window)], dim=3
     ).flatten(1, 2)
-    there = references[:, chosen.flatten()].unflatten(1, (-1, chosen.shape[1])).transpose(0, 1)
-    cosine = (there.float() @ around.transpose(2, 3)).amax(2)
-    planes = F.pad(cosine.transpose(1, 2).unflatten(2, (height, width)), (reach, reach, reach, reach), value=-2.0)
+    there = references[:, chosen.flatten()].reshape(height * width, -1, *chosen.shape[1:], query.shape[1])
+    cosine = (there.transpose(0, 1).float() @ around.transpose(2, 3)).amax(2)
+    planes = cosine.transpose(1, 2).reshape(-1, window * window, height, width)
+    planes = F.pad(planes, (reach, reach, reach, reach), value=-2.0)
     best = planes[:, 0, 2 * reach :, 2 * reach :]
     for offset in range(1, window * window):
         down, right = 2 * reach - offset // window, 2 * reach - offset % window
@@ -136,14 +139,14 @@ class RetrievalBranch(nn.Module):
         self.body = nn.Sequential(*first, Inception(width, wider))
         self.last = nn.Conv2d(wider, dimension, 1)
 
-    def forward(self, level: Tensor) -> Tensor:
-        """B x C x h x w -> unit vectors B x D x h x w."""
-        return F.normalize(self.last(self.body(level)))
-
-    def at(self, level: Tensor, points: Tensor) -> Tensor:
-        """The unit vectors at `points` only, B x P x D; see `sample`."""
-        vectors = sample(self.body(level), points)
-        return F.normalize(F.linear(vectors, self.last.weight.flatten(1), self.last.bias).float(), dim=2)
+    def forward(self, level: Tensor, points: Tensor | None = None) -> Tensor:
+        """B x C x h x w -> unit vectors B x D x h x w; or B x P x D, those at `points` only, as `sample` has them."""
+        features = self.body(level)
+        if points is None:
+            return F.normalize(self.last(features))
+        # What is linear may come after the sampling, and costs less there.
+        vectors = F.linear(sample(features, points), self.last.weight.flatten(1), self.last.bias)
+        return F.normalize(vectors.float(), dim=2)
 
 
 def sample(features: Tensor, points: Tensor) -> Tensor:
@@ -170,6 +173,18 @@ def sample(features: Tensor, points: Tensor) -> Tensor:
     return total
 
 
+def draw_points(weight: Tensor, count: int) -> Tensor:
+    """Pixels drawn by weight, B x S x S, with replacement: B x count x 2, row and column in [0, 1].
+
+    An image whose weights are all 0 gets pixels from anywhere. Draws are of torch's global generator, on the CPU.
+    """
+    flat = weight.flatten(1).float().cpu()
+    flat = torch.where(flat.any(1, keepdim=True), flat, 1.0)
+    drawn = flat.multinomial(count, replacement=True)
+    size = weight.shape[-1]
+    return ((torch.stack([drawn // size, drawn % size], 2) + 0.5) / size).to(weight.device)
+
+
 def contrast(cosine: Tensor, weight: Tensor, *, alike: bool) -> Tensor:
     """The contrastive loss of pairs of vectors, of any shape: what is lacking to 0.8, or exceeds -0.2, to the third.
 
@@ -178,3 +193,36 @@ def contrast(cosine: Tensor, weight: Tensor, *, alike: bool) -> Tensor:
     """
     beyond = (0.8 - cosine if alike else cosine + 0.2).clamp(min=0)
     return (beyond * weight).pow(3).sum() / (weight > 0).sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Places of two pictures that a branch is trained on: B x P x 2 in [0, 1] each.
+
+    same : a good place of both. other : of the first picture, unlike the second's `same`. wrong : of the first picture,
+    an anomaly there and good in the second.
+    apart : B x P, 1 where `other` counts. spoiled : B, 1 where the first picture has an anomaly.
+    """
+
+    same: Tensor
+    other: Tensor
+    wrong: Tensor
+    apart: Tensor
+    spoiled: Tensor
+
+    def loss(self, branch: nn.Module, level: Tensor) -> Tensor:
+        """The contrast of all pairs; `level`: 2 B x C x h x w of the teacher, first pictures first.
+
+        Pairs of `other` weigh by how far apart the teacher has them, 1 on average (published code).
+        """
+        first = torch.cat([self.same, self.other, self.wrong], 1)
+        second = torch.cat([self.same, self.same, self.wrong], 1)
+        one, two = branch(level, torch.cat([first, second])).chunk(2)
+        count = self.same.shape[1]
+        cosine = (one * two).sum(2)
+        one, two = sample(level.float(), torch.cat([self.other, self.same])).chunk(2)
+        distance = (one - two).square().sum(2) * self.apart
+        of_other = distance / distance.sum(1, keepdim=True).clamp(min=1e-7) * self.apart.sum(1, keepdim=True)
+        weight = torch.cat([of_other, self.spoiled[:, None].expand_as(of_other)], 1)
+        good = contrast(cosine[:, :count], torch.ones_like(weight[:, :count]), alike=True)
+        return good + contrast(cosine[:, count:], weight, alike=False)
