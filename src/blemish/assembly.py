@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import save
 
 from blemish import __version__
 from blemish.admission import Admitted, admit, base_contract
@@ -27,7 +26,7 @@ from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
 from blemish.decisions import Calibration, calibrate
 from blemish.errors import TrainingError, UsageError
-from blemish.export import InspectionNetwork, check_parity, export_graph
+from blemish.export import InspectionNetwork, check_parity, export_graph, pack_learned
 from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, ImageContract, contract_for, read
 from blemish.methods import Method, MethodConfig, find_method
@@ -172,7 +171,7 @@ def train(
         training=record,
         parity=parity,
     )
-    write(target, manifest, content, save(trained.learned_state()))
+    write(target, manifest, content, pack_learned(trained.learned_state(), content))
     folder.remove()
     listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
     return Detector(graph, contract, calibration, manifest)
