@@ -29,7 +29,7 @@ from safetensors.torch import load, save
 import blemish
 from blemish import __version__
 from blemish.assembly import build, train
-from blemish.export import PARITY_BATCHES, PARITY_LIMIT, InspectionNetwork, check_parity, export_graph
+from blemish.export import PARITY_BATCHES, PARITY_LIMIT, InspectionNetwork, check_parity, export_graph, unpack_learned
 from blemish.images import ImageContract
 from blemish.methods import Method, list_methods
 from blemish.modelfile import open_model_file
@@ -61,7 +61,7 @@ class Trained:
     def network(self) -> InspectionNetwork:
         """What the model file's graph was made from."""
         method = untrained(self.method, seed=0)
-        method.load_learned_state(load(open_model_file(self.file).weights()))
+        method.load_learned_state(unpack_learned(open_model_file(self.file)))
         return InspectionNetwork(method, PREPARATION).eval()
 
 
@@ -402,7 +402,7 @@ def test_the_file_does_not_say_where_it_was_made(trained: Trained) -> None:
 
 
 def test_the_weights_are_what_was_learned(trained: Trained) -> None:
-    weights = load(open_model_file(trained.file).weights())
+    weights = unpack_learned(open_model_file(trained.file))
     wanted = trained.fitted.detector_state()
     assert weights.keys() == wanted.keys()
     assert all(weights[name].shape == wanted[name].shape for name in wanted)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import load, save
 
 from blemish import __version__
 from blemish.admission import Admitted, admit, base_contract
@@ -27,7 +26,7 @@ from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
 from blemish.decisions import Calibration, calibrate
 from blemish.errors import ModelFileError, TeacherError, TrainingError, UsageError
-from blemish.export import InspectionNetwork, check_parity, export_graph
+from blemish.export import InspectionNetwork, check_parity, export_graph, pack_learned, unpack_learned
 from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, ImageContract, contract_for, read, to_display
 from blemish.methods import Method, MethodConfig, NamesSuspects, find_method
@@ -189,7 +188,7 @@ def train(
         parity=parity,
         suspicion=suspicion,
     )
-    write(target, manifest, content, save(trained.detector_state()))
+    write(target, manifest, content, pack_learned(trained.detector_state(), content))
     folder.remove()
     listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
     if suspicion and isinstance(trained, NamesSuspects):
@@ -382,7 +381,7 @@ def restore(file: ModelFile, weights: str | os.PathLike[str] | None = None) -> M
             todo=f"They came from {manifest.teacher.source}, sha256 {manifest.teacher.sha256}",
         )
     trained = build(method, config, teacher, manifest.training.seed)
-    trained.load_learned_state(load(file.weights()))
+    trained.load_learned_state(unpack_learned(file))
     return trained.eval()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,13 +15,14 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from blemish import __version__
-from blemish.errors import ExportError
+from blemish.errors import ExportError, ModelFileError
 from blemish.images import ImageContract
 from blemish.methods import Method
-from blemish.modelfile import Parity
+from blemish.modelfile import ModelFile, Parity
 from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
 from blemish.runtime.graph import Graph
@@ -29,6 +32,10 @@ PARITY_LIMIT = 1e-3
 PARITY_BATCHES = (1, 3)
 LARGEST_GRAPH = 2**31 - 2**20
 """Protocol buffers end at 2 GiB."""
+LARGE_TENSOR = 2**20
+"""Bytes from which a tensor is not stored twice in a model file."""
+GRAPH_PREFIX = "method."
+IN_THE_GRAPH = "in the graph"
 
 
 class InspectionNetwork(nn.Module):
@@ -134,6 +141,51 @@ def check_parity(graph: Graph, method: Method, preparation: Preparation, images:
         largest_score_difference=score_difference,
         largest_map_difference=map_difference,
     )
+
+
+def pack_learned(state: dict[str, Tensor], graph: bytes) -> bytes:
+    """The bytes of weights.safetensors: what was learned, without large tensors that the graph holds byte for byte.
+
+    A gallery or a memory bank is a constant of the graph, and would double the model file. `unpack_learned` finds it.
+    """
+    constants = _constants(graph)
+    held = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, tensor in state.items()
+        if tensor.numel() * tensor.element_size() >= LARGE_TENSOR
+        and (content := tensor.numpy().tobytes()) == constants.get(GRAPH_PREFIX + name, np.empty(0)).tobytes()
+    }
+    stated = {IN_THE_GRAPH: json.dumps(held)} if held else None
+    packed: bytes = save({name: tensor for name, tensor in state.items() if name not in held}, stated)
+    return packed
+
+
+def unpack_learned(file: ModelFile) -> dict[str, Tensor]:
+    """What training produced, from a model file's weights and, for large tensors, its graph.
+
+    Raises
+    ------
+    ModelFileError
+        The graph no longer holds a tensor that the weights leave to it.
+    """
+    content = file.weights()
+    state: dict[str, Tensor] = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    held = json.loads(header.get("__metadata__", {}).get(IN_THE_GRAPH, "{}"))
+    constants = _constants(file.graph) if held else {}
+    for name, digest in held.items():
+        array = constants.get(GRAPH_PREFIX + name)
+        if array is None or hashlib.sha256(array.tobytes()).hexdigest() != digest:
+            raise ModelFileError(
+                f"its graph does not hold {name} as it was learned", where=file.path, todo="Train it again"
+            )
+        state[name] = torch.from_numpy(array.copy())
+    return state
+
+
+def _constants(graph: bytes) -> dict[str, NDArray[Any]]:
+    """The named constants of a graph."""
+    return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_from_string(graph).graph.initializer}
 
 
 def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[NDArray[Any]]:

@@ -179,6 +179,8 @@ class ModelFile:
     def weights(self) -> bytes:
         """The bytes of weights.safetensors, read and checked anew: they are not kept, most callers never need them.
 
+        Large tensors that are constants of the graph are not among them; `export.unpack_learned` gives all.
+
         Raises
         ------
         ModelFileError

@@ -10,6 +10,7 @@ from blemish.methods import (  # noqa: F401  (registers them)
     cdd,
     cdo,
     cflow,
+    cpr,
     efficientad,
     fcd,
     mkd,

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.neighbours import greedy_coreset, nearest_squared_distance
+from blemish.nn.neighbours import greedy_coreset, nearest_squared_distance, rarity
 from blemish.nn.pooling import AdaptivePooling
 from blemish.nn.resampling import MapHead, resize_matrix
 from blemish.teachers import FeaturePyramid
@@ -37,6 +37,12 @@ class PatchCore(Method):
             default=0.1, gt=0, le=1, description="part of all patches that the bank keeps; paper section 4.1"
         )
         bank_limit: int = Field(default=20_000, gt=0, description="ours: the most patches that the bank keeps")
+        neighbours: int = Field(
+            default=1, gt=0, description="k, patches of the bank whose mean distance counts; published code"
+        )
+        reweighting: int = Field(
+            default=0, ge=0, description="b of equation 7 for the score; 0 leaves it out, as published code does"
+        )
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
 
     cheap_to_fit: ClassVar = True
@@ -102,8 +108,16 @@ class PatchCore(Method):
     def forward(self, image: Tensor) -> AnomalyMap:
         """Squared distance of each patch to the bank (section 3.3), as the published code has it.
 
-        The score is the largest patch distance, before enlarging and smoothing.
+        The score is the largest patch distance, before enlarging and smoothing; with `reweighting` its root, times the
+        weight of equation 7.
         """
-        distances = nearest_squared_distance(self.embed(image), self.bank, self.bank_norms)
+        patches = self.embed(image)
+        distances = nearest_squared_distance(patches, self.bank, self.bank_norms, self.config.neighbours)
         distances = distances.reshape(-1, self.grid, self.grid)
-        return AnomalyMap(self.head([distances]), distances.amax((1, 2)))
+        score = distances.amax((1, 2))
+        if self.config.reweighting:
+            farthest = distances.flatten(1).argmax(1, keepdim=True)
+            index = farthest[..., None].expand(-1, -1, self.dimension)
+            patch = patches.reshape(-1, self.grid**2, self.dimension).gather(1, index)[:, 0]
+            score = score.sqrt() * rarity(patch, self.bank, self.bank_norms, self.config.reweighting)
+        return AnomalyMap(self.head([distances]), score)

@@ -1,12 +1,18 @@
-"""Made-up texture images: what a network sees besides the product where there is no collection of natural images."""
+"""Texture images: what a network sees besides the product. Made up, where there is no collection of natural ones."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from blemish.data.files import list_images
+from blemish.errors import UsageError
+from blemish.images import read
+from blemish.nn.preparation import Preparation
 
 
 def smooth_noise(count: int, channels: int, size: int, device: torch.device) -> Tensor:
@@ -45,3 +51,35 @@ def synthetic_textures(count: int, size: int, device: torch.device) -> Tensor:
     ground, ink = uniform(0, 1, 3), uniform(0, 1, 3)
     speckle = uniform(0, 0.4) * (smooth_noise(count, 3, size, device) - 0.5)
     return (ground + (ink - ground) * pattern + speckle).clamp(0, 1)
+
+
+class TextureFolder:
+    """The images below a folder, such as those of DTD (Cimpoi et al., CVPR 2014), as textures.
+
+    Parameters
+    ----------
+    folder : searched with all folders below it.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist or holds no image.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError("there is no such folder", where=f"textures {folder}", todo="Name a folder of images")
+        self.paths = list_images(folder).images
+        if not self.paths:
+            raise UsageError("it holds no images", where=f"textures {folder}", todo="Name a folder of images")
+
+    def draw(self, count: int, size: int, device: torch.device) -> Tensor:
+        """Random images resized to squares, count x 3 x size x size in [0, 1], drawn by torch's global generator.
+
+        Raises
+        ------
+        ImageError : an image cannot be read.
+        """
+        drawn = [self.paths[i] for i in torch.randint(len(self.paths), (count,)).tolist()]
+        preparation = Preparation(0, 255, size)
+        return torch.cat([preparation(torch.from_numpy(read(path))[None]) for path in drawn]).to(device)
