@@ -36,7 +36,7 @@ from blemish.images import read
 from blemish.methods import Embeds, Method, TeacherStudent
 from blemish.modelfile import Manifest, open_model_file
 from blemish.nn.preparation import Preparation
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 
 TOO_FEW = 2
 """Fewer scores than these have no variance."""
@@ -186,7 +186,7 @@ def diagnose(
     file = open_model_file(model)
     method = restore(file, weights)
     seen = {image.sha256 for image in file.manifest.training.images}
-    probe = _Probe(method, Graph(file.graph), file.manifest)
+    probe = _Probe(method, OnnxRuntimeGraph(file.graph), file.manifest)
     waiting = [(name, s) for name, dataset in datasets.items() for s in dataset.test if s.label is not None]
     left_out: dict[str, str] = {}
     for done, (name, sample) in enumerate(waiting, 1):

@@ -184,6 +184,7 @@ class NamesSuspects(Protocol):
         """
 
 
+@runtime_checkable
 class TeacherStudent(Protocol):
     """A method in which a student imitates a teacher, and which shows where it fails to."""
 

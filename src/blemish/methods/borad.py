@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blemish.methods.base import Features, GradientStage, Stage, register
-from blemish.methods.rd import OTHER, RESNETS, ReverseDistillation
+from blemish.methods.rd import ReverseDistillation
 from blemish.nn.projector import Projector
 from blemish.nn.reverse import Bottleneck
 from blemish.teachers import FeaturePyramid
@@ -158,9 +158,8 @@ class BootstrappedRepresentations(ReverseDistillation):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
         # A thinner embedding than RD4AD's, drawn as torch draws it; "basic" blocks have no inner width.
-        self.bottleneck = Bottleneck(teacher.info.channels, replace(shape, width=1 / 4))
+        self.bottleneck = Bottleneck(teacher.info.channels, replace(self.shape, width=1 / 4))
         self.projectors = nn.ModuleList([Projector(channels) for channels in teacher.info.channels])
         self.locations = ((teacher.grids(config.image_size)[-1] + 1) // 2) ** 2
 
