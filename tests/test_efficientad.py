@@ -19,7 +19,8 @@ from blemish.assembly import build
 from blemish.export import export_graph
 from blemish.images import ImageContract
 from blemish.methods import GradientStage, PassStage
-from blemish.methods.efficientad import EfficientAD, hard_feature_loss, jitter, slower_at_the_end
+from blemish.methods.describing import slower_at_the_end
+from blemish.methods.efficientad import EfficientAD, hard_feature_loss, jitter
 from blemish.nn.description import CHANNELS, Readout, Resize, autoencoder, patch_description_network
 from blemish.nn.preparation import Preparation
 from blemish.nn.textures import synthetic_textures

@@ -40,13 +40,14 @@ FLOORS = (
     ("quality",),
     ("suspects",),
     ("assembly",),
+    ("distilling",),
     ("diagnosis",),
     ("benchmark",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "diagnosis", "benchmark"}
+WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "distilling", "diagnosis", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 QUANTISATION = {"onnx"}

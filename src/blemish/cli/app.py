@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, diagnose, evaluate, export, info, inspect, listings, station, train
+from blemish.cli import (
+    benchmark,
+    data,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    info,
+    inspect,
+    listings,
+    station,
+    teachers,
+    train,
+)
 
 app = typer.Typer(
     name="blemish",
@@ -23,7 +36,7 @@ app.command()(diagnose.diagnose)
 app.command()(info.info)
 app.command()(export.export)
 app.command()(listings.methods)
-app.command()(listings.teachers)
+app.add_typer(teachers.teachers)
 app.command()(listings.layouts)
 app.add_typer(data.data)
 app.command()(station.station)

@@ -1,9 +1,8 @@
-"""`blemish methods`, `blemish teachers`, `blemish layouts`."""
+"""`blemish methods`, `blemish layouts`."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,31 +37,6 @@ def methods(as_json: Json = False) -> None:
         for key, setting in row["settings"].items():
             fast = f" (fast preset: {row['fast'][key]})" if key in row["fast"] else ""
             typer.echo(f"    {key}={setting['default']}{fast}  {setting['description']}")
-
-
-def teachers(
-    weights: Annotated[Path | None, typer.Option(help="Folder of weights. \\[default: BLEMISH_WEIGHTS]")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the teachers and whether their weights are on this machine.
-
-    Example: `blemish teachers --weights weights/`
-    """
-    from blemish.teachers import list_teachers
-
-    rows = [
-        {
-            "name": row.name,
-            "here": row.path is not None,
-            "source": row.source,
-            "licence": row.licence,
-            "note": row.note,
-        }
-        for row in list_teachers(weights)
-    ]
-    show(rows, as_json)
-    if not as_json:
-        typer.echo("Any timm model whose weights are in the weights folder or in timm's cache works too.", err=True)
 
 
 def layouts(as_json: Json = False) -> None:
