@@ -14,10 +14,12 @@ from blemish.benchmark.published import published_figures
 from blemish.benchmark.results import ResultsFile, Row, write_csv
 from blemish.benchmark.running import Options, locked, run, shown_samples
 from blemish.benchmark.summary import Summary
+from blemish.benchmark.survey import survey_lines
 from blemish.benchmark.tables import Cell, markdown, tables
 from blemish.cli.app import app
 from blemish.data import Dataset, open_categories, open_dataset
 from blemish.errors import DataError, TrainingError, UsageError
+from blemish.runtime.graph import installed_runtimes
 from tiny import make_parts, one_thread  # noqa: F401  (the fixture of this module)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -512,9 +514,54 @@ def test_the_whole_command(products: Path, tmp_path: Path) -> None:
     assert len((out / "one-class.csv").read_text().splitlines()) == 3
 
 
+def test_the_surveys_table_has_what_was_measured_beside_it(products: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["benchmark", "--dataset", str(products), "--out", str(out), "--table", "survey-4"]
+    command += ["--methods", "patchcore", "--set", "patchcore.image_size=64", "--classes", "nut"]
+
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+
+    assert done.exit_code == 0, done.output
+    text = (out / "survey-4.md").read_text()
+    assert text.strip() in done.output
+    lines = {cells[0]: cells[1:] for line in text.splitlines() if (cells := [c.strip() for c in line.split("|")[1:-1]])}
+    assert lines["EfficientAD"][0] == "– / –"
+    (measured,) = [line for line in text.splitlines() if line.startswith("| PatchCore | 98.2 | 93.5 | 5.8 |")]
+    speeds = [cell.strip() for cell in measured.split("|")[7:10]]
+    assert float(speeds[0]) > float(speeds[2]) > 0, "with decoding it takes longer"
+    if "openvino" in installed_runtimes():
+        assert float(speeds[1]) > 0
+    else:
+        assert speeds[1] == "–"
+
+
+def test_the_surveys_table_by_hand() -> None:
+    def one(category: str, seed: int, auroc: float | None, fps: float) -> Row:
+        values = {"pixel_auroc": auroc, "aupro": 0.5}
+        speeds = {"fps_graph": fps, "fps_openvino": 2 * fps, "fps": fps / 2}
+        return row("cdo", category, seed, values=values, undefined={}, **speeds)
+
+    rows = [one("cap", 0, 0.9, 10), one("cap", 1, 0.8, 20), one("nut", 0, 0.65, 1000)]
+    lines = {line.method: line for line in survey_lines(rows)}
+
+    cdo = lines["cdo"]
+    assert list(lines) == ["efficientad", "cpr-faster", "cpr-fast", "cpr", "cdo", "cflow", "patchcore"]
+    assert cdo.published == pytest.approx((0.987, 0.965, 79.6))
+    assert cdo.by_category["cap"] == pytest.approx((0.85, 0.5))
+    assert cdo.by_category["nut"] == pytest.approx((0.65, 0.5))
+    assert (cdo.pixel_auroc, cdo.aupro) == pytest.approx((0.75, 0.5)), "first over seeds, then over categories"
+    assert (cdo.fps, cdo.fps_openvino, cdo.fps_decoding) == (20, 40, 10)
+    assert lines["cflow"].fps is lines["cflow"].pixel_auroc is None
+
+    undefined = {line.method: line for line in survey_lines([*rows, one("bolt", 0, None, 10)])}["cdo"]
+    assert undefined.pixel_auroc is None, "a mean over fewer categories is comparable with no other"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ([], "it is not said what to compare"),
+        (["--table", "survey-5"], "there is no table 'survey-5'"),
         (["--methods", "padim,padim"], "it names something twice"),
         (["--methods", ","], "it names nothing"),
         (["--methods", "padim", "--seeds", "a"], "seeds are whole numbers"),

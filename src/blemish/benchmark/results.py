@@ -32,7 +32,8 @@ class Row(BaseModel):
     n_normal, n_anomalous : images that metrics rest on.
     false_alarm_rate : what the threshold is calibrated for.
     fps : inspections a second, one at a time, decoding included; fps_graph : graph alone; fps_graph_batched : graph
-        alone, eight images at a time. Of this run, on this machine.
+        alone, eight images at a time; fps_openvino : graph alone, one image at a time, on OpenVINO, where that is
+        installed. The others are ONNX Runtime's. Of this run, on this machine.
     machine, versions, date : where and when.
     train_seconds : None where a model file that was kept made training unnecessary.
     error : why there are no figures; "" if there are.
@@ -69,6 +70,7 @@ class Row(BaseModel):
     fps: float | None = None
     fps_graph: float | None = None
     fps_graph_batched: float | None = None
+    fps_openvino: float | None = None
     train_seconds: float | None = None
     model_bytes: int | None = None
     machine: str = ""

@@ -28,10 +28,13 @@ from blemish.console import Listener, Silent
 from blemish.data import Dataset, Sample, true_mask
 from blemish.errors import BlemishError, UsageError
 from blemish.evaluation import Evaluation, evaluate
+from blemish.evaluation.judging import TIMED_GRAPH_RUNS, time_graph
+from blemish.images import read
 from blemish.methods import find_method
 from blemish.modelfile import SUFFIX
 from blemish.pictures import outlined, overlay, thumbnail, webp
 from blemish.runtime import Detector, load
+from blemish.runtime.graph import installed_runtimes
 from blemish.suspects import page_beside
 
 PICTURES_EACH = 3
@@ -50,6 +53,7 @@ class Options:
     methods : names. settings : hyper-parameters by method. seeds : each method is trained once with each.
     teacher, preset, hold_out, folds, weights, device : as for `blemish.train`. Folds go to methods that take them.
     keep_models : keep the model files.
+    time_openvino : also time graphs on OpenVINO, where it is installed. What was measured before stays as it was.
     """
 
     methods: tuple[str, ...]
@@ -62,6 +66,7 @@ class Options:
     weights: Path | None = None
     device: str = "auto"
     keep_models: bool = False
+    time_openvino: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,8 @@ def _run_job(
                 lambda done, total: listener.progress("inspecting", done / total),
                 include_seen=task.overlap,
             )
-            rows.append(_row(common, name, result, detector, seconds, model.stat().st_size))
+            timed = {"fps_openvino": _fps_openvino(model, result)} if options.time_openvino else {}
+            rows.append(_row(common | timed, name, result, detector, seconds, model.stat().st_size))
             _keep_pictures(pictures_folder(out, options.protocol), job, name, shown[name], detector)
     except UsageError:
         raise
@@ -208,6 +214,19 @@ def _run_job(
         with contextlib.suppress(OSError):
             model.parent.rmdir()
     return rows
+
+
+def _fps_openvino(model: Path, result: Evaluation) -> float | None:
+    """Images a second of the graph on OpenVINO, one at a time, over the same images as on ONNX Runtime."""
+    if "openvino" not in installed_runtimes():
+        return None
+    detector = load(model, runtime="openvino")
+    scored = [judged.sample.path for judged in result.judged if judged.inspection.score is not None]
+    images = [read(path, detector.contract) for path in scored[:TIMED_GRAPH_RUNS]]
+    for image in images[:1]:
+        # The first run of a graph compiles for the image's size.
+        detector.graph.run(image[None])
+    return time_graph(detector, images)[0]
 
 
 def _without_figures(common: Mapping[str, Any], task: Task, why: str) -> list[Row]:

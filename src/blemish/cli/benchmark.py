@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 def benchmark(
     dataset: Annotated[list[Path], typer.Option("--dataset", help="A dataset, or a folder of categories; repeatable.")],
-    methods: Annotated[str, typer.Option(help="Names with commas between; `blemish methods` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder for results; the same folder again goes on where it was.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Names with commas between; `blemish methods` lists them.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="survey-4: the survey's methods, its accuracy and speed beside the measured.")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="one-class, one-for-all, contaminated, contaminated-overlap, semantic or a YAML file.")
     ] = "one-class",
@@ -49,6 +54,10 @@ def benchmark(
     """
     from blemish.console import console
 
+    if table not in (None, "survey-4"):
+        raise UsageError(f"there is no table '{table}'", where="--table", todo="There is survey-4")
+    if methods is None and table is None:
+        raise UsageError("it is not said what to compare", where="--methods", todo="Name methods, or --table survey-4")
     with console() as listener:
         listener.say("Starting torch.")
         from blemish.benchmark.page import write_benchmark_page
@@ -56,6 +65,8 @@ def benchmark(
         from blemish.benchmark.results import write_csv
         from blemish.benchmark.running import Options, pictures_folder, run
         from blemish.benchmark.summary import Summary
+        from blemish.benchmark.survey import methods as survey_methods
+        from blemish.benchmark.survey import survey_table
         from blemish.metrics import TITLES
         from blemish.teachers import DEFAULT_TEACHER
 
@@ -65,7 +76,7 @@ def benchmark(
                 f"there is no metric '{unknown[0]}'", where="--metrics", todo=f"Known are {', '.join(TITLES)}"
             )
         options = Options(
-            methods=tuple(_names(methods, "--methods")),
+            methods=tuple(_names(methods, "--methods")) if methods else survey_methods(),
             protocol=open_protocol(protocol),
             seeds=tuple(_seeds(seeds)),
             settings=_settings(set_ or []),
@@ -75,6 +86,7 @@ def benchmark(
             weights=weights,
             device=device.value,
             keep_models=keep_models,
+            time_openvino=table is not None,
         )
         datasets = categories(dataset, layout, _names(classes, "--classes") if classes else None)
         rows = run(datasets, options, out, listener)
@@ -83,8 +95,13 @@ def benchmark(
         write_csv(written[0], rows)
         written[1].write_text(summary.markdown(), encoding="utf-8")
         write_benchmark_page(written[2], summary, pictures_folder(out, options.protocol))
+        if table:
+            written.append(out / f"{table}.md")
+            written[-1].write_text(survey_table(rows), encoding="utf-8")
         listener.say(f"Wrote {', '.join(map(str, written))}.")
     summary.print()
+    if table:
+        typer.echo(survey_table(rows))
     if any(row.error for row in rows):
         raise typer.Exit(1)
 

@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 BATCH = 8
 """Images that the graph is timed on together."""
-_TIMED_GRAPH_RUNS = 20
+TIMED_GRAPH_RUNS = 20
 _TIMED_BATCHES = 2
 _BATCH_PIXELS = 16_000_000
 """Pixels of a batch that is timed, at most: what the graph makes of them has to fit into memory."""
@@ -296,8 +296,8 @@ def evaluate(
             own_terms.add(sample, anomaly_map, mask)
         judged.append(Judged(sample, replace(inspection, anomaly_map=None), overlap))
     scored = [one.sample for one in judged if one.inspection.score is not None]
-    decoded = (images.read(sample.path, detector.contract) for sample in scored[:_TIMED_GRAPH_RUNS])
-    fps_graph, fps_graph_batched, unbatched = _time_graph(detector, decoded)
+    decoded = (images.read(sample.path, detector.contract) for sample in scored[:TIMED_GRAPH_RUNS])
+    fps_graph, fps_graph_batched, unbatched = time_graph(detector, decoded)
     return Evaluation(
         dataset=dataset,
         calibration=detector.calibration,
@@ -362,7 +362,7 @@ def _inspect(
             yield waiting.popleft()
 
 
-def _time_graph(detector: Detector, decoded: Iterable[NDArray[np.generic]]) -> tuple[float | None, float | None, str]:
+def time_graph(detector: Detector, decoded: Iterable[NDArray[np.generic]]) -> tuple[float | None, float | None, str]:
     """Images a second of the graph, one at a time and `BATCH` together, and why the latter is None."""
     single, batched = _Clock(), _Clock()
     runs, first = 0, list[NDArray[np.generic]]()
