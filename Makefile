@@ -12,7 +12,7 @@ help:
 	@echo "make demo    set up, then make a product line, train on it, inspect it and write a report into demo/"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   the timing harnesses of benchmarks/"
+	@echo "make bench   time the metrics; benchmarks/README.md lists the other harnesses"
 	@echo "make clean   remove what the others made, except $(VENV)"
 	@echo "PYTHON=python3.12 chooses the Python of $(VENV); it is $(PYTHON) now."
 
@@ -30,7 +30,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/metrics.py
+	@echo "benchmarks/README.md lists the harnesses that need a model file or images."
 
 clean:
 	rm -rf demo reports build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
