@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from blemish.errors import UsageError
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Filter, Inspections
 from blemish.station.people import People
