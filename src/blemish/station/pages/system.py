@@ -10,7 +10,6 @@ from fastapi.responses import HTMLResponse
 
 from blemish.station.api.guards import TheStation
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
-from blemish.station.people import Right
 
 PLACE = Place("/system", "system")
 router = page_router()
