@@ -21,6 +21,7 @@ from blemish.station.api.guards import COOKIE, the_station
 from blemish.station.errors import Code, StationError
 from blemish.station.pages.texts import LANGUAGES, language_of
 from blemish.station.people import LOCAL, Right, Who
+from blemish.station.tables import Inspection
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -137,6 +138,11 @@ def _refused(request: Request, error: StationError) -> Response:
     return answer
 
 
+def picture_of(row: Inspection, side: int) -> str:
+    """The address of an inspection's small picture, with its heat map; of the image alone, where it was rejected."""
+    return f"/api/v1/inspections/{row.id}/" + (f"overlay?side={side}" if row.map_sha256 else "image")
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -147,4 +153,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.globals["picture_of"] = picture_of
     return environment
