@@ -34,6 +34,7 @@ from blemish.station.tables import (
     SignIn,
     Table,
     Token,
+    Training,
     now,
 )
 from stations import NG, make_model, part, settings, until
@@ -92,6 +93,22 @@ def fill(store: Store) -> None:
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
+                Training(
+                    added=NOON,
+                    station="line-1",
+                    by="lena",
+                    model="cap",
+                    source="folder",
+                    folder="/data/caps",
+                    options={"method": "rd", "preset": "auto"},
+                    state="failed",
+                    started=NOON,
+                    ended=NOON,
+                    stage="distilling",
+                    progress=0.25,
+                    problem="no room",
+                    version=2,
+                ),
             ]
         )
 
@@ -116,8 +133,10 @@ FILLED = {
     "sign_in": 1,
     "token": 1,
     "audit": 1,
+    "training": 1,
 }
-PEOPLE = ("account", "sign_in", "token", "audit")
+ADDED = {"0002": ("account", "sign_in", "token", "audit"), "0003_trainings": ("training",)}
+"""Which tables came with which revision after the first."""
 
 
 @pytest.fixture(scope="module")
@@ -214,12 +233,16 @@ def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tabl
     fill(store)
     assert counts(store) == FILLED
 
-    store.migrate("0001")
+    present = dict(FILLED)
+    revisions = ["0001", *ADDED]
+    for revision, before in reversed(list(zip(revisions[1:], revisions, strict=False))):
+        store.migrate(before)
+        for table in ADDED[revision]:
+            del present[table]
+        assert counts(store) == present
 
-    kept = {name: count for name, count in FILLED.items() if name not in PEOPLE}
-    assert counts(store) == kept
     store.migrate()
-    assert counts(store) == {**kept, **dict.fromkeys(PEOPLE, 0)}
+    assert counts(store) == dict.fromkeys(FILLED, 0) | present
     row, review = Inspections(store, "line-1").get(1)
     assert (row.time, row.score, row.regions) == (NOON, 0.1 + 0.2, inspection().regions)
     assert review is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, station, train
+from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, station, station_work, train
 
 app = typer.Typer(
     name="blemish",
@@ -26,6 +26,8 @@ app.command()(listings.layouts)
 app.add_typer(data.data)
 app.command()(station.station)
 app.add_typer(station.people, name="station-user")
+app.command("station-train", hidden=True)(station_work.train)
+app.command("station-score", hidden=True)(station_work.score)
 
 
 def _version(asked: bool) -> None:

@@ -23,7 +23,10 @@ EXPORT_BATCH = 1000
 
 @dataclass(frozen=True)
 class Filter:
-    """Which inspections; None takes all. since is included, until is not."""
+    """Which inspections; None takes all. since is included, until is not.
+
+    label : what the review that counts says. audit_share : only those of an audit sample of this share.
+    """
 
     verdict: VerdictName | None = None
     model: str | None = None
@@ -33,6 +36,8 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     reviewed: bool | None = None
+    label: Label | None = None
+    audit_share: float | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
@@ -47,12 +52,33 @@ class Filter:
         if self.reviewed is not None:
             is_reviewed = reviewed()
             conditions.append(is_reviewed if self.reviewed else ~is_reviewed)
+        if self.label is not None:
+            conditions.append(_labelled(self.label))
+        if self.audit_share is not None:
+            conditions.append(Inspection.image_sha256 < audit_bound(self.audit_share))
         return conditions
 
 
 def reviewed() -> ColumnElement[bool]:
     """Whether an inspection has a review, as SQL."""
     return select(Review.id).where(Review.inspection_id == Inspection.id).correlate(Inspection).exists()
+
+
+def audit_bound(share: float) -> str:
+    """The audit sample of a share of all images are those whose sha256 is below this.
+
+    What an image's sha256 is has nothing to do with what is on it, nor with its score. So this draws at random, once
+    and for all: it can be done later, and everybody who does it draws the same ones.
+    """
+    return f"{int(share * 2**64):016x}" if share < 1 else "g"
+
+
+def _labelled(label: Label) -> ColumnElement[bool]:
+    """Whether the review that counts has this label, as SQL."""
+    review, other = aliased(Review), aliased(Review)
+    newest = select(func.max(other.id)).where(other.inspection_id == Inspection.id).correlate(Inspection)
+    found = select(review.id).where(review.id == newest.scalar_subquery(), review.label == label)
+    return found.correlate(Inspection).exists()
 
 
 def _counts() -> ColumnElement[bool]:
@@ -75,11 +101,21 @@ Row = tuple[Inspection, Review | None]
 
 
 class Inspections:
-    """The inspections of a database, of all stations that write to it."""
+    """The inspections of a database, of all stations that write to it.
 
-    def __init__(self, store: Store, station: str) -> None:
+    Parameters
+    ----------
+    station : as it stands in the audit log. audit_share : of all images, which people are to review in any case.
+    """
+
+    def __init__(self, store: Store, station: str, audit_share: float = 0) -> None:
         self.store = store
         self.station = station
+        self.audit_share = audit_share
+
+    def audited(self, image_sha256: str) -> bool:
+        """Whether an image belongs to the audit sample."""
+        return image_sha256 < audit_bound(self.audit_share)
 
     def add(self, rows: list[Inspection]) -> None:
         """Write rows, all or none; they are on the disk when this returns, and have their id."""

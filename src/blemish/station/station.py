@@ -22,6 +22,7 @@ from blemish.station.retention import sweep
 from blemish.station.settings import DEFAULT_NAME, Settings
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
+from blemish.station.trainings import Trainings
 from blemish.station.worker import Judged
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,11 @@ class Station:
                     where=f"--host {settings.host}",
                     todo="Add an admin first: blemish station-user add NAME --role admin",
                 )
-            self.inspections = Inspections(self.store, settings.name)
+            self.inspections = Inspections(self.store, settings.name, settings.audit_share)
             self.models = Models(settings, self.store, self.archive)
             self.metrics = Metrics(settings, self.models)
+            self.trainings = Trainings(settings, self.store, self.archive, self.models, self.inspections)
+            self.trainings.recover()
             self.models.start()
             self._close = undo.pop_all()
         self.draining = False
@@ -86,7 +89,8 @@ class Station:
         ]
 
     def start(self) -> None:
-        """Begin to look after the folder of models and the age of pictures."""
+        """Begin to look after the folder of models, the age of pictures, and trainings."""
+        self.trainings.start()
         for thread in self._threads:
             thread.start()
 
@@ -111,6 +115,7 @@ class Station:
         """Stop everything; what waits is judged first, as long as there is time."""
         self.drain()
         self._stop.set()
+        self.trainings.stop()
         self.models.stop(self.seconds_left)
         for thread in self._threads:
             if thread.is_alive():

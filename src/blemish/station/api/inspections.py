@@ -20,7 +20,7 @@ from blemish.images import ImageContract, read, to_display
 from blemish.pictures import png
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
-from blemish.station.archive import decode_map, heat_map, overlaid
+from blemish.station.archive import decode_map, heat_map, media_type, overlaid
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName
 from blemish.station.station import Sent, Station
@@ -163,6 +163,7 @@ class Stats(BaseModel):
 
 
 def filters(
+    line: TheStation,
     verdict: VerdictName | None = None,
     model: ModelName | None = None,
     version: VersionNumber | None = None,
@@ -171,12 +172,22 @@ def filters(
     since: Annotated[AwareDatetime | None, Query(description="included; with its time zone")] = None,
     until: Annotated[AwareDatetime | None, Query(description="not included; with its time zone")] = None,
     reviewed: bool | None = None,
+    label: Annotated[Label | None, Query(description="what the review that counts says")] = None,
+    audit_sample: Annotated[bool, Query(description="only those drawn for the audit sample")] = False,
 ) -> Filter:
     """The filter that the query of a request describes."""
-    return Filter(verdict, model, version, station, source, _in_utc(since), _in_utc(until), reviewed)
+    share = line.inspections.audit_share if audit_sample else None
+    return Filter(verdict, model, version, station, source, in_utc(since), in_utc(until), reviewed, label, share)
 
 
-def _in_utc(time: datetime | None) -> datetime | None:
+def in_utc(time: datetime | None) -> datetime | None:
+    """A time of a request in UTC.
+
+    Raises
+    ------
+    StationError
+        invalid_request.
+    """
     try:
         return None if time is None else time.astimezone(UTC)
     except OverflowError:
@@ -418,20 +429,6 @@ def _no_picture(station: Station, inspection: Inspection) -> StationError:
     if inspection.station != station.settings.name:
         return StationError(Code.NO_PICTURE, f"its pictures lie at the station {inspection.station}")
     return StationError(Code.NO_PICTURE, "its pictures are not in the folder of this station")
-
-
-def media_type(content: bytes) -> str:
-    """The media type by the first bytes; what is no image must not be shown as one."""
-    for start, name in (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"BM", "image/bmp"),
-        (b"II", "image/tiff"),
-        (b"MM", "image/tiff"),
-    ):
-        if content.startswith(start):
-            return name
-    return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
 
 
 def _unchanging(tag: str) -> dict[str, str]:
