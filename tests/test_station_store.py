@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from blemish.errors import UsageError
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Filter, Inspections
 from blemish.station.people import People
@@ -30,6 +30,7 @@ from blemish.station.tables import (
     AuditEntry,
     Inspection,
     ModelVersion,
+    Rates,
     Review,
     SignIn,
     Table,
@@ -60,6 +61,8 @@ def inspection(**changes: object) -> Inspection:
         "score": 0.1 + 0.2,
         "p_value": 0.05,
         "threshold": 0.3,
+        "false_alarm_rate": 0.05,
+        "review_rate": 0.1,
         "regions": [{"x": 1, "y": 2, "width": 3, "height": 4, "area": 12, "peak": 0.5}],
         "map_sha256": "3" * 64,
         "waited_ms": 0.25,
@@ -81,6 +84,15 @@ def fill(store: Store) -> None:
             [
                 ModelVersion(model="cap", version=1, sha256="1" * 64, manifest={"method": "rd"}, added=NOON),
                 Activation(time=NOON, station="line-1", model="cap", version=1, by="lena"),
+                Rates(
+                    time=NOON,
+                    station="line-1",
+                    model="cap",
+                    version=1,
+                    false_alarm_rate=0.05,
+                    review_rate=0.1,
+                    by="lena",
+                ),
                 Review(
                     inspection_id=first.id,
                     time=NOON,
@@ -127,6 +139,7 @@ def counts(store: Store) -> dict[str, int]:
 FILLED = {
     "model_version": 1,
     "activation": 1,
+    "rates": 1,
     "inspection": 2,
     "review": 1,
     "account": 1,
@@ -135,7 +148,12 @@ FILLED = {
     "audit": 1,
     "training": 1,
 }
-ADDED = {"0002": ("account", "sign_in", "token", "audit"), "0003_trainings": ("training",)}
+ADDED = {
+    "0002": ("account", "sign_in", "token", "audit"),
+    "0003_trainings": ("training",),
+    "0004_keys": ("idempotency",),
+    "0005": ("rates",),
+}
 """Which tables came with which revision after the first."""
 
 
@@ -245,6 +263,7 @@ def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tabl
     assert counts(store) == dict.fromkeys(FILLED, 0) | present
     row, review = Inspections(store, "line-1").get(1)
     assert (row.time, row.score, row.regions) == (NOON, 0.1 + 0.2, inspection().regions)
+    assert (row.false_alarm_rate, row.review_rate) == (None, None)
     assert review is not None
     assert (review.note, review.region) == ("Staub, nicht Kratzer: 灰尘", [[1.5, 2], [3, 4], [5, 6]])
     store.migrate("base")

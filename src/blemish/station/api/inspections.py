@@ -69,7 +69,7 @@ class ReviewGiven(BaseModel):
 
 
 class InspectionShown(BaseModel):
-    """An image judged. score, p_value, threshold are null if it was rejected."""
+    """An image judged. score, p_value, threshold and the rates are null if it was rejected."""
 
     id: int
     time: datetime
@@ -87,6 +87,8 @@ class InspectionShown(BaseModel):
     score: float | None
     p_value: float | None
     threshold: float | None
+    false_alarm_rate: float | None = Field(description="that made NG of the p-value")
+    review_rate: float | None = Field(description="that made REVIEW of it")
     regions: list[RegionFound]
     waited_ms: float
     judged_ms: float
