@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from blemish.errors import UsageError
 from blemish.station.app import make_app
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Filter, Inspections
+from blemish.station.inspections import Filter, Inspections, RequestKey
 from blemish.station.people import People
 from blemish.station.settings import DEFAULT_NAME
 from blemish.station.station import Station
@@ -28,6 +28,7 @@ from blemish.station.tables import (
     Account,
     Activation,
     AuditEntry,
+    Idempotency,
     Inspection,
     ModelVersion,
     Rates,
@@ -105,6 +106,7 @@ def fill(store: Store) -> None:
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
+                Idempotency(time=NOON, by="token camera", key="a-1", request_sha256="6" * 64, inspections=[first.id]),
                 Training(
                     added=NOON,
                     station="line-1",
@@ -147,6 +149,7 @@ FILLED = {
     "token": 1,
     "audit": 1,
     "training": 1,
+    "idempotency": 1,
 }
 ADDED = {
     "0002": ("account", "sign_in", "token", "audit"),
@@ -411,6 +414,28 @@ def test_what_a_part_is_follows_from_verdict_and_answer(
         assert inspections.review(1, "lena", answer, label, "", None).label == truth  # type: ignore[arg-type]
         assert counts(store)["audit"] == 1
     store.close()
+
+
+def test_the_same_request_twice_at_once_is_stored_once(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    key = RequestKey("token camera", "a-1", "1" * 64)
+    # Both have found that nobody has answered it yet.
+    assert inspections.answered(key) is None
+
+    first = inspections.add([inspection(), inspection(verdict="OK")], key)
+    second = inspections.add([inspection(), inspection(verdict="OK")], key)
+
+    assert [(row.id, row.verdict) for row in second] == [(row.id, row.verdict) for row in first]
+    assert counts(store) == dict.fromkeys(FILLED, 0) | {"inspection": 2, "idempotency": 1}
+    with pytest.raises(StationError) as caught:
+        inspections.add([inspection()], RequestKey("token camera", "a-1", "2" * 64))
+    assert caught.value.code is Code.KEY_REUSED
+    assert counts(store)["inspection"] == 2
+    # Another sender's keys are their own.
+    inspections.add([inspection()], RequestKey("token robot", "a-1", "2" * 64))
+    inspections.forget_keys(now() + timedelta(seconds=1))
+    assert inspections.answered(key) is None
 
 
 def test_names_are_unique(store: Store) -> None:

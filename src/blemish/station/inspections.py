@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from blemish.station.errors import Code, StationError
 from blemish.station.store import Store
-from blemish.station.tables import AuditEntry, Inspection, Review, now
+from blemish.station.tables import AuditEntry, Idempotency, Inspection, Review, now
 
 VerdictName = Literal["OK", "REVIEW", "NG", "REJECTED"]
 Label = Literal["normal", "anomalous"]
@@ -100,6 +101,18 @@ def _with_reviews(query: Filter) -> Select[Inspection, Review]:
 Row = tuple[Inspection, Review | None]
 
 
+@dataclass(frozen=True)
+class RequestKey:
+    """By which a request is known again when it is sent once more.
+
+    by, key : who sent it, and what they call it. request_sha256 : of all that decides the answer.
+    """
+
+    by: str
+    key: str
+    request_sha256: str
+
+
 class Inspections:
     """The inspections of a database, of all stations that write to it.
 
@@ -117,10 +130,59 @@ class Inspections:
         """Whether an image belongs to the audit sample."""
         return image_sha256 < audit_bound(self.audit_share)
 
-    def add(self, rows: list[Inspection]) -> None:
-        """Write rows, all or none; they are on the disk when this returns, and have their id."""
+    def add(self, rows: list[Inspection], key: RequestKey | None = None) -> list[Inspection]:
+        """Write rows, all or none; they are on the disk when this returns, and have their id.
+
+        Returns them; or those of the same request, if that came twice at once and the other was faster.
+
+        Raises
+        ------
+        StationError
+            key_reused.
+        """
+        try:
+            with self.store.write() as session:
+                session.add_all(rows)
+                if key is not None:
+                    session.flush()
+                    ids = [row.id for row in rows]
+                    session.add(
+                        Idempotency(
+                            time=now(), by=key.by, key=key.key, request_sha256=key.request_sha256, inspections=ids
+                        )
+                    )
+        except IntegrityError:
+            answered = None if key is None else self.answered(key)
+            if answered is None:
+                raise
+            return answered
+        return rows
+
+    def answered(self, key: RequestKey) -> list[Inspection] | None:
+        """What a request was answered before; None if it was not.
+
+        Raises
+        ------
+        StationError
+            key_reused: it was another request that came with this key.
+        """
+        with self.store.read() as session:
+            known = session.scalar(select(Idempotency).where(Idempotency.by == key.by, Idempotency.key == key.key))
+            if known is None:
+                return None
+            if known.request_sha256 != key.request_sha256:
+                raise StationError(
+                    Code.KEY_REUSED,
+                    f"the key {key.key} came with another image, model, version or source before",
+                    todo="Make a new key for each new request",
+                )
+            rows = session.scalars(select(Inspection).where(Inspection.id.in_(known.inspections)))
+            return sorted(rows, key=lambda row: row.id)
+
+    def forget_keys(self, before: datetime) -> None:
+        """Remove the keys that came before a time; their requests would be taken for new ones."""
         with self.store.write() as session:
-            session.add_all(rows)
+            session.execute(delete(Idempotency).where(Idempotency.time < before))
 
     def get(self, number: int) -> Row:
         """One inspection and the review that counts.

@@ -259,3 +259,20 @@ class Training(Table):
     progress: Mapped[float]
     problem: Mapped[str] = mapped_column(Text)
     version: Mapped[int | None]
+
+
+class Idempotency(Table):
+    """A request to inspect that came with a key, and the ids of what it was answered.
+
+    by : who sent it; each has keys of their own. request_sha256 : of all that decides the answer.
+    """
+
+    __tablename__ = "idempotency"
+    __table_args__ = (UniqueConstraint("by", "key"), Index(None, "time"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    by: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(String(200))
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    inspections: Mapped[list[int]] = mapped_column(JSON)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.datastructures import UploadFile
@@ -22,7 +23,7 @@ from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
 from blemish.station.archive import decode_map, heat_map, media_type, overlaid
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName
+from blemish.station.inspections import Answer, Filter, Label, RequestKey, Row, VerdictName
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
 
@@ -230,6 +231,7 @@ _INSPECT_BODY: Final[dict[str, Any]] = {
         Code.NO_SUCH_VERSION,
         Code.INVALID_REQUEST,
         Code.BODY_TOO_SLOW,
+        Code.KEY_REUSED,
         Code.TOO_MANY_IMAGES,
         Code.QUEUE_FULL,
         Code.MODEL_NOT_READY,
@@ -244,11 +246,22 @@ async def inspect(
     model: Annotated[ModelName | None, Query(description="may be left out where there is only one")] = None,
     version: Annotated[VersionNumber | None, Query(description="default is the active one")] = None,
     source: Annotated[Line | None, Query(description="which camera or line; default is who sends it")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern=r"^[\x21-\x7e]{1,200}$",
+            description="chosen anew for each request: sent once more, it gets the answer that was stored",
+        ),
+    ] = None,
 ) -> Inspected:
     """Judge one image, or several. An image that cannot be judged is REJECTED, which is a result like any other."""
     with station.admitted():
         images = await _images(request)
-        rows = await station.inspect(images, model, version, source or who.by)
+        key = None
+        if idempotency_key is not None:
+            parts = [model, version, source, *(hashlib.sha256(image.content).hexdigest() for image in images)]
+            key = RequestKey(who.by, idempotency_key, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        rows = await station.inspect(images, model, version, source or who.by, key)
     return Inspected(inspections=[InspectionShown.of(row) for row in rows])
 
 
