@@ -305,12 +305,20 @@ def test_a_real_training_outlives_nothing_and_goes_on_after_kill(tmp_path: Path)
     wanted = {"model": "disc", "folder": str(tmp_path / "parts" / "discs"), "method": "padim"}
     number = station.client.post("/api/v1/trainings", json=wanted).json()["id"]
 
+    # What can be chosen is asked of the same package, meanwhile.
+    assert station.client.get("/api/v1/trainings/choices").json()["methods"] is None
+
+    def methods() -> list[dict[str, str]] | None:
+        found: list[dict[str, str]] | None = station.client.get("/api/v1/trainings/choices").json()["methods"]
+        return found
+
     def shown() -> dict[str, Any]:
         found: dict[str, Any] = station.client.get(f"/api/v1/trainings/{number}").json()
         return found
 
     try:
         until(lambda: shown()["stage"], "it reports what it is at", TRAINS_SLOWLY)
+        assert "padim" in {row["name"] for row in until(methods, "the methods are listed", TRAINS_SLOWLY)}
         training = children(station.process.pid)
         assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in training] == [19]
         station.kill()

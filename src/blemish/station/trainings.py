@@ -98,7 +98,7 @@ class Trainings:
         self._stopped = threading.Event()
         self._news = threading.Event()
         self._current: tuple[int, subprocess.Popen[str]] | None = None
-        self._asking = threading.Lock()
+        self._asking: threading.Thread | None = None
         self._methods: list[MethodName] | None = None
         self._thread = threading.Thread(target=self._work, name="trainings", daemon=True)
 
@@ -135,30 +135,26 @@ class Trainings:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         return f"training needs {', '.join(missing)}, which this installation lacks" if missing else None
 
-    def methods(self) -> list[MethodName]:
-        """The methods there are. The first time this takes seconds: they are asked for in a process of their own.
-
-        Raises
-        ------
-        StationError
-            training_not_installed.
-        """
-        if (missing := self.unavailable()) is not None:
-            raise StationError(Code.TRAINING_NOT_INSTALLED, missing, todo=INSTALL)
-        with self._asking:
-            if self._methods is None:
-                process = start("methods", 1, "--json")
-                said, _ = process.communicate()
-                if process.returncode:
-                    raise StationError(
-                        Code.TRAINING_NOT_INSTALLED,
-                        f"the methods cannot be listed: {said.strip()[-500:]}",
-                        todo="See that `blemish methods` works where the station runs",
-                    )
-                # What libraries print comes before the document.
-                document = said[said.index("[\n") :]
-                self._methods = [MethodName(row["name"], row["title"]) for row in json.loads(document)]
+    def methods(self) -> list[MethodName] | None:
+        """The methods there are; None while that is being found out, in a process of its own, which takes seconds."""
+        with self._guard:
+            if self._methods is None and self._asking is None and self.unavailable() is None:
+                self._asking = threading.Thread(target=self._ask, name="methods", daemon=True)
+                self._asking.start()
             return self._methods
+
+    def _ask(self) -> None:
+        try:
+            process = start("methods", 1, "--json")
+            said, _ = process.communicate()
+            # What libraries print comes before the document.
+            rows = json.loads(said[said.index("[\n") :])
+            self._methods = [MethodName(row["name"], row["title"]) for row in rows]
+        except (OSError, ValueError) as error:
+            log.error("The methods cannot be listed: %s", error)
+        with self._guard:
+            # Where it failed, the next one who asks tries it again.
+            self._asking = None
 
     def folders(self) -> list[str]:
         """The folders that may be trained on: those that were allowed, and what lies directly in them."""

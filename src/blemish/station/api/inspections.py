@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -23,7 +20,7 @@ from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
 from blemish.station.archive import decode_map, heat_map, media_type, overlaid
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Answer, Filter, Label, RequestKey, Row, VerdictName
+from blemish.station.inspections import Answer, Filter, Label, RequestKey, VerdictName
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
 
@@ -358,20 +355,6 @@ def stats(station: TheStation, who: Looking, query: TheFilter) -> Stats:
     )
 
 
-@router.get(
-    "/export.csv",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **refusals()},
-)
-def export_csv(station: TheStation, who: Looking, query: TheFilter) -> StreamingResponse:
-    """All inspections that the filter takes, newest first, as CSV. Regions are JSON in one column."""
-    # The first rows are fetched before the answer begins: a database that is down is still a clean refusal.
-    lines = _csv(station.inspections.everything(query))
-    header = next(lines)
-    disposition = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
-    return StreamingResponse(_chained(header, lines), media_type="text/csv; charset=utf-8", headers=disposition)
-
-
 async def _images(request: Request) -> list[Sent]:
     """The images of a body, as a form or raw.
 
@@ -454,40 +437,3 @@ def _unchanging(tag: str) -> dict[str, str]:
 def _yield(counts: dict[str, int]) -> float | None:
     judged = sum(count for verdict, count in counts.items() if verdict != "REJECTED")
     return counts.get("OK", 0) / judged if judged else None
-
-
-COLUMNS: Final = tuple(name for name in InspectionShown.model_fields if name not in ("review", "regions"))
-REVIEW_COLUMNS: Final = ("answer", "label", "by", "note")
-
-
-def _csv(rows: Iterator[Row]) -> Iterator[str]:
-    """The lines of the export; the first is its header."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*COLUMNS, "regions", *(f"review_{name}" for name in REVIEW_COLUMNS)])
-    first = next(rows, None)
-    while True:
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-        if first is None:
-            return
-        inspection, review = first
-        cells = [getattr(inspection, name) for name in COLUMNS]
-        answers = ["" if review is None else getattr(review, name) for name in REVIEW_COLUMNS]
-        writer.writerow([_cell(value) for value in (*cells, json.dumps(inspection.regions), *answers)])
-        first = next(rows, None)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    # A spreadsheet would take it for a formula, and what it says is anyone's to choose.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
-
-
-def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines

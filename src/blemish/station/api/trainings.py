@@ -109,7 +109,7 @@ class Choices(BaseModel):
     """What a training can be asked for."""
 
     unavailable: str | None = Field(description="why nothing can be trained here; null if it can")
-    methods: list[MethodShown]
+    methods: list[MethodShown] | None = Field(description="null while that is being found out: ask again")
     folders: list[str] = Field(description="that may be trained on, and those in them; deeper ones may be, too")
 
 
@@ -139,12 +139,12 @@ def list_trainings(station: TheStation, who: Managing, before: Before = None, li
     return TrainingPage(trainings=shown, next=shown[-1].id if len(rows) > limit else None)
 
 
-@router.get("/choices", responses=refusals(Code.TRAINING_NOT_INSTALLED))
+@router.get("/choices", responses=refusals())
 def choices(station: TheStation, who: Managing) -> Choices:
-    """What can be chosen. The first answer takes seconds."""
+    """What can be chosen."""
     missing = station.trainings.unavailable()
     methods = [] if missing else station.trainings.methods()
-    shown = [MethodShown(name=method.name, title=method.title) for method in methods]
+    shown = None if methods is None else [MethodShown(name=one.name, title=one.title) for one in methods]
     return Choices(unavailable=missing, methods=shown, folders=station.trainings.folders())
 
 
