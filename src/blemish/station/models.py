@@ -301,7 +301,7 @@ class Models:
     # Rates
 
     def calibration(self, version: ModelVersion) -> Calibration:
-        """How a version judges here: its calibration, with the rates that were chosen for it at this station, if any."""
+        """How a version judges here: its calibration, with the rates that were chosen for it at this station."""
         of_file = Calibration.model_validate(version.manifest["calibration"])
         rates = self._rates.get((version.model, version.version))
         return of_file if rates is None else of_file.with_rates(*rates)

@@ -89,6 +89,7 @@ class Station:
             self.comparing = Comparing(self.models, self.inspections, self.rescoring)
             self.models.start()
             self._close = undo.pop_all()
+        self.started = now()
         self.draining = False
         self._end = math.inf
         self._stop = threading.Event()

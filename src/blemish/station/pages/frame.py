@@ -21,6 +21,7 @@ from blemish.station.api.guards import COOKIE, the_station
 from blemish.station.errors import Code, StationError
 from blemish.station.pages.texts import LANGUAGES, language_of
 from blemish.station.people import LOCAL, Right, Who
+from blemish.station.tables import Inspection
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -52,6 +53,10 @@ class Frame:
         self.who = who
         self.text = language_of(request)
 
+    def may(self, right: Right) -> bool:
+        """Whether whoever looks has a right."""
+        return self.who is not None and self.who.may(right)
+
     def page(self, template: str, status: int = 200, **content: Any) -> HTMLResponse:
         """Fill a template that extends `frame.html.jinja`.
 
@@ -67,9 +72,9 @@ class Frame:
             "t": self.text,
             "languages": LANGUAGES.values(),
             "who": who,
-            "may": lambda right: who is not None and who.may(Right(right)),
+            "may": lambda right: self.may(Right(right)),
             "signed_in": who is not None and who != LOCAL,
-            "places": [place for place in places if who is not None and who.may(place.right)],
+            "places": [place for place in places if self.may(place.right)],
             "path": self.request.url.path,
             "station": station.settings.name,
             "version": __version__,
@@ -137,6 +142,11 @@ def _refused(request: Request, error: StationError) -> Response:
     return answer
 
 
+def picture_of(row: Inspection, side: int) -> str:
+    """The address of an inspection's small picture, with its heat map; of the image alone, where it was rejected."""
+    return f"/api/v1/inspections/{row.id}/" + (f"overlay?side={side}" if row.map_sha256 else "image")
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -147,4 +157,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.globals["picture_of"] = picture_of
     return environment
