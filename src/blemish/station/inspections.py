@@ -207,12 +207,13 @@ class Inspections:
         with self.store.read() as session:
             return [(inspection, review) for inspection, review in session.execute(statement)]
 
-    def queue(self, model: str | None, after: str | None, limit: int) -> list[Row]:
+    def queue(self, model: str | None, after: str | None, limit: int, *, audit: bool = False) -> list[Row]:
         """Inspections that nobody has reviewed: doubtful ones first, then NG, REJECTED, OK; of each the newest first.
 
         Parameters
         ----------
         model : None takes all. after : the `place_in_queue` of an inspection; those that follow it are given.
+        audit : only those of the audit sample.
 
         Raises
         ------
@@ -227,22 +228,26 @@ class Inspections:
             verdict, before = name, int(number)
         found: list[Row] = []
         for one in QUEUE[QUEUE.index(verdict) :]:
-            query = Filter(verdict=one, model=model, station=self.station, reviewed=False)
+            query = self._waiting(one, model, audit)
             found += self.page(query, before, limit - len(found))
             before = None
             if len(found) == limit:
                 break
         return found
 
-    def queued(self, model: str | None) -> dict[VerdictName, int]:
+    def queued(self, model: str | None, *, audit: bool = False) -> dict[VerdictName, int]:
         """How many inspections of each verdict nobody has reviewed, counted up to COUNTED."""
         with self.store.read() as session:
             counts: dict[VerdictName, int] = {}
             for verdict in QUEUE:
-                query = Filter(verdict=verdict, model=model, station=self.station, reviewed=False)
+                query = self._waiting(verdict, model, audit)
                 some = select(Inspection.id).where(*query.conditions()).limit(COUNTED).subquery()
                 counts[verdict] = session.scalar(select(func.count()).select_from(some)) or 0
             return counts
+
+    def _waiting(self, verdict: VerdictName, model: str | None, audit: bool) -> Filter:
+        share = self.audit_share if audit else None
+        return Filter(verdict=verdict, model=model, station=self.station, reviewed=False, audit_share=share)
 
     def everything(self, query: Filter) -> Iterator[Row]:
         """All of them, newest first, in memory a batch at a time; what is added meanwhile is left out."""

@@ -289,13 +289,14 @@ def review_queue(
     model: ModelName | None = None,
     after: Annotated[Line | None, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
+    audit_sample: Annotated[bool, Query(description="only those drawn for the audit sample")] = False,
 ) -> Queue:
     """What this station judged and nobody has reviewed: doubtful first, then NG, REJECTED, OK; of each newest first."""
-    rows = station.inspections.queue(model, after, limit + 1)
+    rows = station.inspections.queue(model, after, limit + 1, audit=audit_sample)
     return Queue(
         inspections=[InspectionShown.of(*row) for row in rows[:limit]],
         next=place_in_queue(rows[limit - 1][0]) if len(rows) > limit else None,
-        counts=station.inspections.queued(model),
+        counts=station.inspections.queued(model, audit=audit_sample),
     )
 
 
