@@ -69,6 +69,11 @@ def csv_lines(rows: Iterator[Row]) -> Iterator[str]:
     yield text.getvalue()
 
 
+def has_parquet() -> bool:
+    """Whether Parquet can be written here."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
 def parquet_pieces(rows: Iterator[Row]) -> Iterator[bytes]:
     """The bytes of a Parquet file, as they come to be; the first piece comes once rows can be had.
 
@@ -77,7 +82,7 @@ def parquet_pieces(rows: Iterator[Row]) -> Iterator[bytes]:
     StationError
         parquet_not_installed.
     """
-    if importlib.util.find_spec("pyarrow") is None:
+    if not has_parquet():
         raise StationError(
             Code.PARQUET_NOT_INSTALLED,
             "Parquet needs pyarrow, which this installation lacks",
