@@ -349,6 +349,31 @@ def test_pages_show_every_inspection_once_also_when_others_come_in_between(store
     assert seen == sorted((row.id for row in rows if row.verdict == "NG"), reverse=True)
 
 
+def test_the_audit_sample_and_labels_are_found_by_every_database(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1", 0.5)
+    starts = ["00", "39", "7f", "80", "a0", "ff"]
+    inspections.add([inspection(image_sha256=(start + "a" * 62)) for start in starts])
+    inspections.review(1, "lena", "overruled", None, "", None)
+    inspections.review(2, "lena", "overruled", None, "", None)
+    inspections.review(2, "ada", "confirmed", None, "", None)
+
+    def found(**wanted: object) -> list[int]:
+        return [row.id for row, _ in inspections.page(Filter(**wanted), None, 50)]  # type: ignore[arg-type]
+
+    assert found(audit_share=0.5) == [3, 2, 1]
+    assert found(audit_share=0.7) == [5, 4, 3, 2, 1]
+    assert found(audit_share=1) == [6, 5, 4, 3, 2, 1]
+    assert [inspections.audited(start + "a" * 62) for start in starts] == [True] * 3 + [False] * 3
+    # The newest review counts.
+    assert (found(label="normal"), found(label="anomalous"), found(audit_share=0.2, label="anomalous")) == (
+        [1],
+        [2],
+        [],
+    )
+    assert inspections.review_counts(Filter(label="anomalous")) == [("NG", "confirmed", "anomalous", 1)]
+
+
 def test_hours_are_counted_in_utc(store: Store) -> None:
     store.migrate()
     inspections = Inspections(store, "line-1")
