@@ -110,9 +110,9 @@ def settings(root: Path, **changes: Any) -> Settings:
     return Settings(**{**fields, **changes})
 
 
-def until(happened: Callable[[], Any], what: str) -> Any:
+def until(happened: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
     """Wait for something to happen, and return what it gave."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         if value := happened():
             return value

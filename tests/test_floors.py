@@ -52,8 +52,8 @@ RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 QUANTISATION = {"onnx"}
 """What may be imported there besides; the extra `train` brings it."""
-STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"}
-"""What may be imported in the station besides: the packages of its extra."""
+STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client", "pyarrow"}
+"""What may be imported in the station besides: the packages of its extras."""
 
 NETWORK = {
     "ftplib",
@@ -75,7 +75,7 @@ NETWORK = {
 WITH_NETWORK = {"blemish.data.download", "blemish.station.serving"}
 """One fetches what it is told to; the other listens, and connects to nobody."""
 
-ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino"}
+ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino", "pyarrow"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
 
 

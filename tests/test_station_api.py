@@ -135,6 +135,38 @@ def test_a_version_can_be_named(client: TestClient) -> None:
     assert inspect(client, part(NG), version=2)["score"] == pytest.approx(0.3)
 
 
+def test_a_request_sent_again_with_its_key_gets_the_stored_answer(line: Station, client: TestClient) -> None:
+    def send(image: bytes, key: str, **query: Any) -> Any:
+        query = {"model": "cap", **query}
+        return client.post("/api/v1/inspect", content=image, params=query, headers={"Idempotency-Key": key})
+
+    before = line.metrics.text()
+    first = send(part(NG, 1), "part-1")
+    counted = line.metrics.text()
+
+    # What the version would say now is another matter.
+    line.models.activate("cap", 2, "test")
+    again = send(part(NG, 1), "part-1")
+    line.models.activate("cap", 1, "test")
+
+    assert again.text == first.text
+    number = document(first)["inspections"][0]["id"]
+    newest = document(client.get("/api/v1/inspections?limit=1"))["inspections"][0]["id"]
+    assert newest == number
+
+    def judged(text: bytes) -> float:
+        lines = text.decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("blemish_inspections_total"))
+
+    assert judged(counted) == judged(before) + 1 == judged(line.metrics.text())
+    refusal(send(part(OK, 1), "part-1"), Code.KEY_REUSED)
+    refusal(send(part(NG, 1), "part-1", source="camera 2"), Code.KEY_REUSED)
+    refusal(send(part(NG, 1), "x" * 201), Code.INVALID_REQUEST)
+    assert document(send(part(NG, 1), "part-2"))["inspections"][0]["id"] == number + 1
+    # Without a key, sending again inspects again.
+    assert inspect(client, part(NG, 1))["id"] == number + 2
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from blemish.errors import UsageError
 from blemish.station.app import make_app
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Filter, Inspections
+from blemish.station.inspections import Filter, Inspections, RequestKey
 from blemish.station.people import People
 from blemish.station.settings import DEFAULT_NAME
 from blemish.station.station import Station
@@ -28,6 +28,7 @@ from blemish.station.tables import (
     Account,
     Activation,
     AuditEntry,
+    Idempotency,
     Inspection,
     ModelVersion,
     Rates,
@@ -35,6 +36,7 @@ from blemish.station.tables import (
     SignIn,
     Table,
     Token,
+    Training,
     now,
 )
 from stations import NG, make_model, part, settings, until
@@ -104,6 +106,23 @@ def fill(store: Store) -> None:
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
+                Idempotency(time=NOON, by="token camera", key="a-1", request_sha256="6" * 64, inspections=[first.id]),
+                Training(
+                    added=NOON,
+                    station="line-1",
+                    by="lena",
+                    model="cap",
+                    source="folder",
+                    folder="/data/caps",
+                    options={"method": "rd", "preset": "auto"},
+                    state="failed",
+                    started=NOON,
+                    ended=NOON,
+                    stage="distilling",
+                    progress=0.25,
+                    problem="no room",
+                    version=2,
+                ),
             ]
         )
 
@@ -129,9 +148,16 @@ FILLED = {
     "sign_in": 1,
     "token": 1,
     "audit": 1,
+    "training": 1,
+    "idempotency": 1,
 }
-LATER = ("account", "sign_in", "token", "audit", "rates")
-"""Tables that were not there at the first revision."""
+ADDED = {
+    "0002": ("account", "sign_in", "token", "audit"),
+    "0003_trainings": ("training",),
+    "0004_keys": ("idempotency",),
+    "0005": ("rates",),
+}
+"""Which tables came with which revision after the first."""
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +254,16 @@ def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tabl
     fill(store)
     assert counts(store) == FILLED
 
-    store.migrate("0001")
+    present = dict(FILLED)
+    revisions = ["0001", *ADDED]
+    for revision, before in reversed(list(zip(revisions[1:], revisions, strict=False))):
+        store.migrate(before)
+        for table in ADDED[revision]:
+            del present[table]
+        assert counts(store) == present
 
-    kept = {name: count for name, count in FILLED.items() if name not in LATER}
-    assert counts(store) == kept
     store.migrate()
-    assert counts(store) == {**kept, **dict.fromkeys(LATER, 0)}
+    assert counts(store) == dict.fromkeys(FILLED, 0) | present
     row, review = Inspections(store, "line-1").get(1)
     assert (row.time, row.score, row.regions) == (NOON, 0.1 + 0.2, inspection().regions)
     assert (row.false_alarm_rate, row.review_rate) == (None, None)
@@ -319,6 +349,31 @@ def test_pages_show_every_inspection_once_also_when_others_come_in_between(store
     assert seen == sorted((row.id for row in rows if row.verdict == "NG"), reverse=True)
 
 
+def test_the_audit_sample_and_labels_are_found_by_every_database(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1", 0.5)
+    starts = ["00", "39", "7f", "80", "a0", "ff"]
+    inspections.add([inspection(image_sha256=(start + "a" * 62)) for start in starts])
+    inspections.review(1, "lena", "overruled", None, "", None)
+    inspections.review(2, "lena", "overruled", None, "", None)
+    inspections.review(2, "ada", "confirmed", None, "", None)
+
+    def found(**wanted: object) -> list[int]:
+        return [row.id for row, _ in inspections.page(Filter(**wanted), None, 50)]  # type: ignore[arg-type]
+
+    assert found(audit_share=0.5) == [3, 2, 1]
+    assert found(audit_share=0.7) == [5, 4, 3, 2, 1]
+    assert found(audit_share=1) == [6, 5, 4, 3, 2, 1]
+    assert [inspections.audited(start + "a" * 62) for start in starts] == [True] * 3 + [False] * 3
+    # The newest review counts.
+    assert (found(label="normal"), found(label="anomalous"), found(audit_share=0.2, label="anomalous")) == (
+        [1],
+        [2],
+        [],
+    )
+    assert inspections.review_counts(Filter(label="anomalous")) == [("NG", "confirmed", "anomalous", 1)]
+
+
 def test_hours_are_counted_in_utc(store: Store) -> None:
     store.migrate()
     inspections = Inspections(store, "line-1")
@@ -384,6 +439,28 @@ def test_what_a_part_is_follows_from_verdict_and_answer(
         assert inspections.review(1, "lena", answer, label, "", None).label == truth  # type: ignore[arg-type]
         assert counts(store)["audit"] == 1
     store.close()
+
+
+def test_the_same_request_twice_at_once_is_stored_once(store: Store) -> None:
+    store.migrate()
+    inspections = Inspections(store, "line-1")
+    key = RequestKey("token camera", "a-1", "1" * 64)
+    # Both have found that nobody has answered it yet.
+    assert inspections.answered(key) is None
+
+    first = inspections.add([inspection(), inspection(verdict="OK")], key)
+    second = inspections.add([inspection(), inspection(verdict="OK")], key)
+
+    assert [(row.id, row.verdict) for row in second] == [(row.id, row.verdict) for row in first]
+    assert counts(store) == dict.fromkeys(FILLED, 0) | {"inspection": 2, "idempotency": 1}
+    with pytest.raises(StationError) as caught:
+        inspections.add([inspection()], RequestKey("token camera", "a-1", "2" * 64))
+    assert caught.value.code is Code.KEY_REUSED
+    assert counts(store)["inspection"] == 2
+    # Another sender's keys are their own.
+    inspections.add([inspection()], RequestKey("token robot", "a-1", "2" * 64))
+    inspections.forget_keys(now() + timedelta(seconds=1))
+    assert inspections.answered(key) is None
 
 
 def test_names_are_unique(store: Store) -> None:

@@ -15,6 +15,7 @@ from blemish.cli import (
     inspect,
     listings,
     station,
+    station_work,
     teachers,
     train,
 )
@@ -41,6 +42,8 @@ app.command()(listings.layouts)
 app.add_typer(data.data)
 app.command()(station.station)
 app.add_typer(station.people, name="station-user")
+app.command("station-train", hidden=True)(station_work.train)
+app.command("station-score", hidden=True)(station_work.score)
 
 
 def _version(asked: bool) -> None:

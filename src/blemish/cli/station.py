@@ -39,6 +39,17 @@ def station(
         int | None, typer.Option(help="Threads for each model; default shares the cores out.", min=1)
     ] = None,
     runtime: Runtime = "onnxruntime",
+    training_folder: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder below which admins may train on images; repeatable. Without it, none."),
+    ] = None,
+    training_threads: Annotated[
+        int | None, typer.Option(help="Threads of a training; default is half of the cores.", min=1)
+    ] = None,
+    audit_share: Annotated[
+        float,
+        typer.Option(help="Share of images that people are to review in any case, to calibrate by.", min=0, max=1),
+    ] = 0.01,
     max_body: Annotated[int, typer.Option(help="Largest request, in MiB.", min=1)] = 64,
     drain: Annotated[float, typer.Option(help="Seconds in which open work is finished after SIGTERM.")] = 30,
     keep_ok: Annotated[float, typer.Option(help="Days for which pictures of OK and REJECTED parts are kept.")] = 30,
@@ -70,6 +81,9 @@ def station(
             queue=queue,
             threads=threads,
             runtime=checked_runtime(runtime),
+            training_folders=tuple(training_folder or ()),
+            training_threads=training_threads,
+            audit_share=audit_share,
             max_body_bytes=max_body * MEBIBYTE,
             drain_seconds=drain,
             retention=Retention(

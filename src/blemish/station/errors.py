@@ -26,6 +26,11 @@ class Code(StrEnum):
     NO_SUCH_MODEL = "no_such_model"
     NO_SUCH_VERSION = "no_such_version"
     NO_SUCH_INSPECTION = "no_such_inspection"
+    NO_SUCH_TRAINING = "no_such_training"
+    FOLDER_NOT_ALLOWED = "folder_not_allowed"
+    NO_SUCH_FOLDER = "no_such_folder"
+    NOT_ENOUGH_IMAGES = "not_enough_images"
+    KEY_REUSED = "key_reused"
     NO_PICTURE = "no_picture"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     BODY_TOO_SLOW = "body_too_slow"
@@ -33,11 +38,17 @@ class Code(StrEnum):
     LAST_ADMIN = "last_admin"
     NOTHING_TO_ROLL_BACK_TO = "nothing_to_roll_back_to"
     MODEL_BROKEN = "model_broken"
+    TRAINING_NOT_INSTALLED = "training_not_installed"
+    WRONG_STATE = "wrong_state"
+    AUDIT_INCOMPLETE = "audit_incomplete"
+    LOOK_OUTDATED = "look_outdated"
+    PARQUET_NOT_INSTALLED = "parquet_not_installed"
     BODY_TOO_LARGE = "body_too_large"
     TOO_MANY_IMAGES = "too_many_images"
     WRONG_HOST = "wrong_host"
     TOO_MANY_SIGN_INS = "too_many_sign_ins"
     QUEUE_FULL = "queue_full"
+    BUSY = "busy"
     INTERNAL = "internal_error"
     DRAINING = "draining"
     DATABASE_UNAVAILABLE = "database_unavailable"
@@ -61,6 +72,11 @@ STATUS: Final[dict[Code, int]] = {
     Code.NO_SUCH_MODEL: 404,
     Code.NO_SUCH_VERSION: 404,
     Code.NO_SUCH_INSPECTION: 404,
+    Code.NO_SUCH_TRAINING: 404,
+    Code.FOLDER_NOT_ALLOWED: 422,
+    Code.NO_SUCH_FOLDER: 422,
+    Code.NOT_ENOUGH_IMAGES: 422,
+    Code.KEY_REUSED: 422,
     Code.NO_PICTURE: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.BODY_TOO_SLOW: 408,
@@ -68,11 +84,17 @@ STATUS: Final[dict[Code, int]] = {
     Code.LAST_ADMIN: 409,
     Code.NOTHING_TO_ROLL_BACK_TO: 409,
     Code.MODEL_BROKEN: 409,
+    Code.TRAINING_NOT_INSTALLED: 409,
+    Code.WRONG_STATE: 409,
+    Code.AUDIT_INCOMPLETE: 409,
+    Code.LOOK_OUTDATED: 409,
+    Code.PARQUET_NOT_INSTALLED: 409,
     Code.BODY_TOO_LARGE: 413,
     Code.TOO_MANY_IMAGES: 413,
     Code.WRONG_HOST: 421,
     Code.TOO_MANY_SIGN_INS: 429,
     Code.QUEUE_FULL: 429,
+    Code.BUSY: 429,
     Code.INTERNAL: 500,
     Code.DRAINING: 503,
     Code.DATABASE_UNAVAILABLE: 503,

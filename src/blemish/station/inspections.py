@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from blemish.station.errors import Code, StationError
 from blemish.station.store import Store
-from blemish.station.tables import AuditEntry, Inspection, Review, now
+from blemish.station.tables import AuditEntry, Idempotency, Inspection, Review, now
 
 VerdictName = Literal["OK", "REVIEW", "NG", "REJECTED"]
 Label = Literal["normal", "anomalous"]
@@ -27,7 +28,10 @@ COUNTED = 1000
 
 @dataclass(frozen=True)
 class Filter:
-    """Which inspections; None takes all. since is included, until is not."""
+    """Which inspections; None takes all. since is included, until is not.
+
+    label : what the review that counts says. audit_share : only those of an audit sample of this share.
+    """
 
     verdict: VerdictName | None = None
     model: str | None = None
@@ -37,6 +41,8 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     reviewed: bool | None = None
+    label: Label | None = None
+    audit_share: float | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
@@ -51,12 +57,33 @@ class Filter:
         if self.reviewed is not None:
             is_reviewed = reviewed()
             conditions.append(is_reviewed if self.reviewed else ~is_reviewed)
+        if self.label is not None:
+            conditions.append(_labelled(self.label))
+        if self.audit_share is not None:
+            conditions.append(Inspection.image_sha256 < audit_bound(self.audit_share))
         return conditions
 
 
 def reviewed() -> ColumnElement[bool]:
     """Whether an inspection has a review, as SQL."""
     return select(Review.id).where(Review.inspection_id == Inspection.id).correlate(Inspection).exists()
+
+
+def audit_bound(share: float) -> str:
+    """The audit sample of a share of all images are those whose sha256 is below this.
+
+    What an image's sha256 is has nothing to do with what is on it, nor with its score. So this draws at random, once
+    and for all: it can be done later, and everybody who does it draws the same ones.
+    """
+    return f"{int(share * 2**64):016x}" if share < 1 else "g"
+
+
+def _labelled(label: Label) -> ColumnElement[bool]:
+    """Whether the review that counts has this label, as SQL."""
+    review, other = aliased(Review), aliased(Review)
+    newest = select(func.max(other.id)).where(other.inspection_id == Inspection.id).correlate(Inspection)
+    found = select(review.id).where(review.id == newest.scalar_subquery(), review.label == label)
+    return found.correlate(Inspection).exists()
 
 
 def newest_review() -> ColumnElement[bool]:
@@ -78,17 +105,88 @@ def _with_reviews(query: Filter) -> Select[Inspection, Review]:
 Row = tuple[Inspection, Review | None]
 
 
-class Inspections:
-    """The inspections of a database, of all stations that write to it."""
+@dataclass(frozen=True)
+class RequestKey:
+    """By which a request is known again when it is sent once more.
 
-    def __init__(self, store: Store, station: str) -> None:
+    by, key : who sent it, and what they call it. request_sha256 : of all that decides the answer.
+    """
+
+    by: str
+    key: str
+    request_sha256: str
+
+
+class Inspections:
+    """The inspections of a database, of all stations that write to it.
+
+    Parameters
+    ----------
+    station : as it stands in the audit log. audit_share : of all images, which people are to review in any case.
+    """
+
+    def __init__(self, store: Store, station: str, audit_share: float = 0) -> None:
         self.store = store
         self.station = station
+        self.audit_share = audit_share
 
-    def add(self, rows: list[Inspection]) -> None:
-        """Write rows, all or none; they are on the disk when this returns, and have their id."""
+    def audited(self, image_sha256: str) -> bool:
+        """Whether an image belongs to the audit sample."""
+        return image_sha256 < audit_bound(self.audit_share)
+
+    def add(self, rows: list[Inspection], key: RequestKey | None = None) -> list[Inspection]:
+        """Write rows, all or none; they are on the disk when this returns, and have their id.
+
+        Returns them; or those of the same request, if that came twice at once and the other was faster.
+
+        Raises
+        ------
+        StationError
+            key_reused.
+        """
+        try:
+            with self.store.write() as session:
+                session.add_all(rows)
+                if key is not None:
+                    session.flush()
+                    ids = [row.id for row in rows]
+                    session.add(
+                        Idempotency(
+                            time=now(), by=key.by, key=key.key, request_sha256=key.request_sha256, inspections=ids
+                        )
+                    )
+        except IntegrityError:
+            answered = None if key is None else self.answered(key)
+            if answered is None:
+                raise
+            return answered
+        return rows
+
+    def answered(self, key: RequestKey) -> list[Inspection] | None:
+        """What a request was answered before; None if it was not.
+
+        Raises
+        ------
+        StationError
+            key_reused: it was another request that came with this key.
+        """
+        with self.store.read() as session:
+            known = session.scalar(select(Idempotency).where(Idempotency.by == key.by, Idempotency.key == key.key))
+            if known is None:
+                return None
+            if known.request_sha256 != key.request_sha256:
+                raise StationError(
+                    Code.KEY_REUSED,
+                    f"the key {key.key} came with another image, model, version or source before",
+                    todo="Make a new key for each new request",
+                )
+            rows = session.scalars(select(Inspection).where(Inspection.id.in_(known.inspections)))
+            return sorted(rows, key=lambda row: row.id)
+
+    def forget_keys(self, before: datetime) -> None:
+        """Remove the keys that came before a time; their requests would be taken for new ones."""
         with self.store.write() as session:
-            session.add_all(rows)
+            session.execute(delete(Idempotency).where(Idempotency.time < before))
 
     def get(self, number: int) -> Row:
         """One inspection and the review that counts.
@@ -109,12 +207,13 @@ class Inspections:
         with self.store.read() as session:
             return [(inspection, review) for inspection, review in session.execute(statement)]
 
-    def queue(self, model: str | None, after: str | None, limit: int) -> list[Row]:
+    def queue(self, model: str | None, after: str | None, limit: int, *, audit: bool = False) -> list[Row]:
         """Inspections that nobody has reviewed: doubtful ones first, then NG, REJECTED, OK; of each the newest first.
 
         Parameters
         ----------
         model : None takes all. after : the `place_in_queue` of an inspection; those that follow it are given.
+        audit : only those of the audit sample.
 
         Raises
         ------
@@ -129,22 +228,26 @@ class Inspections:
             verdict, before = name, int(number)
         found: list[Row] = []
         for one in QUEUE[QUEUE.index(verdict) :]:
-            query = Filter(verdict=one, model=model, station=self.station, reviewed=False)
+            query = self._waiting(one, model, audit)
             found += self.page(query, before, limit - len(found))
             before = None
             if len(found) == limit:
                 break
         return found
 
-    def queued(self, model: str | None) -> dict[VerdictName, int]:
+    def queued(self, model: str | None, *, audit: bool = False) -> dict[VerdictName, int]:
         """How many inspections of each verdict nobody has reviewed, counted up to COUNTED."""
         with self.store.read() as session:
             counts: dict[VerdictName, int] = {}
             for verdict in QUEUE:
-                query = Filter(verdict=verdict, model=model, station=self.station, reviewed=False)
+                query = self._waiting(verdict, model, audit)
                 some = select(Inspection.id).where(*query.conditions()).limit(COUNTED).subquery()
                 counts[verdict] = session.scalar(select(func.count()).select_from(some)) or 0
             return counts
+
+    def _waiting(self, verdict: VerdictName, model: str | None, audit: bool) -> Filter:
+        share = self.audit_share if audit else None
+        return Filter(verdict=verdict, model=model, station=self.station, reviewed=False, audit_share=share)
 
     def everything(self, query: Filter) -> Iterator[Row]:
         """All of them, newest first, in memory a batch at a time; what is added meanwhile is left out."""

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -150,7 +151,7 @@ class Models:
             file = self._copied(path)
             # The copy is what will run, so it must run before it is registered.
             detector = self._detector(file.sha256)
-            version = self._registered(name, file)
+            version = self._registered(name, file, "station", {})
         except (ModelFileError, OSError) as error:
             self._problems[name] = str(error)
             log.error("Model %s was not taken in: %s", name, error)
@@ -161,10 +162,29 @@ class Models:
         if name not in self._active:
             self._activate(name, version.version, "station", "activate")
 
+    def add_candidate(self, name: str, path: Path, by: str, detail: dict[str, Any]) -> ModelVersion:
+        """Make a model file the next version of a name; also a first one judges nothing until it is activated.
+
+        Parameters
+        ----------
+        detail : what the audit log says of where it comes from.
+
+        Raises
+        ------
+        ModelFileError, OSError
+            The file cannot be used.
+        StationError
+            database_unavailable.
+        """
+        with self._changing:
+            file = self._copied(path)
+            self._detector(file.sha256)
+            return self._registered(name, file, by, detail)
+
     def _copied(self, path: Path) -> ModelFile:
         """Copy a model file to where it stays, unless it is there already, and open the copy."""
         with path.open("rb") as source:
-            known = self._path(hashlib.file_digest(source, "sha256").hexdigest())
+            known = self.path(hashlib.file_digest(source, "sha256").hexdigest())
         if known.exists():
             with suppress(ModelFileError):
                 return open_model_file(known)
@@ -178,13 +198,13 @@ class Models:
                 raise ModelFileError(error.what, where=path, todo=error.todo) from error
             with partial.open("rb+") as copy:
                 os.fsync(copy.fileno())
-            partial.replace(self._path(file.sha256))
+            partial.replace(self.path(file.sha256))
             sync_folder(self.archive.models)
         finally:
             partial.unlink(missing_ok=True)
         return file
 
-    def _registered(self, name: str, file: ModelFile) -> ModelVersion:
+    def _registered(self, name: str, file: ModelFile, by: str, origin: dict[str, Any]) -> ModelVersion:
         known = next((v for v in self._versions.get(name, {}).values() if v.sha256 == file.sha256), None)
         while known is None:
             # Another station may number a version at the same moment; then this one looks again.
@@ -201,8 +221,8 @@ class Models:
                         added=now(),
                     )
                     session.add(added)
-                    detail = {"version": added.version, "sha256": added.sha256}
-                    session.add(audit_entry(self.settings.name, "station", "register", f"model {name}", detail))
+                    detail = {"version": added.version, "sha256": added.sha256, **origin}
+                    session.add(audit_entry(self.settings.name, by, "register", f"model {name}", detail))
                     session.flush()
                     known = added
             self._refresh()
@@ -213,11 +233,12 @@ class Models:
             rows = session.scalars(select(ModelVersion).order_by(ModelVersion.model, ModelVersion.version)).all()
         versions: dict[str, dict[int, ModelVersion]] = {}
         for row in rows:
-            if self._path(row.sha256).exists():
+            if self.path(row.sha256).exists():
                 versions.setdefault(row.model, {})[row.version] = row
         self._versions = versions
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Where the model file with this sha256 is, or would be."""
         return self.archive.models / f"{sha256}{SUFFIX}"
 
     # Activating
@@ -346,7 +367,9 @@ class Models:
         wanted = self._active.get(name) if number is None else number
         if wanted is None:
             raise StationError(
-                Code.MODEL_NOT_READY, f"model {name} has no version that works", todo=self._problems.get(name)
+                Code.MODEL_NOT_READY,
+                f"no version of model {name} is active",
+                todo=self._problems.get(name, "Activate one, or name it"),
             )
         if wanted not in versions:
             raise StationError(
@@ -357,14 +380,15 @@ class Models:
         return versions[wanted]
 
     def only(self) -> str:
-        """The name of the model, where there is only one.
+        """The name of the model, where only one is at work.
 
         Raises
         ------
         StationError
             model_needed, no_such_model.
         """
-        names = sorted(self._versions)
+        # One that was trained and never activated does not make the one at work ambiguous.
+        names = sorted(self._versions.keys() & self._active.keys() or self._versions)
         if len(names) == 1:
             return names[0]
         if not names:
@@ -475,7 +499,7 @@ class Models:
                 self._retired.append(worker)
 
     def _detector(self, sha256: str) -> Detector:
-        file = open_model_file(self._path(sha256))
+        file = open_model_file(self.path(sha256))
         if file.sha256 != sha256:
             raise ModelFileError("it is not what was taken in: the sha256 differs", where=file.path)
         models = {path.name.removesuffix(SUFFIX) for path in self.settings.models.glob(f"*{SUFFIX}")} | {*self._active}

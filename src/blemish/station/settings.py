@@ -41,6 +41,10 @@ class Settings(BaseModel):
     queue : images that may wait for a model, and requests to inspect that may be open at once.
     threads : of the runtime for each model; None shares the cores out among the models.
     runtime : what runs the graphs; "auto" takes the fastest that is installed.
+    training_folders : below which folders of images may be trained on; none allows none.
+    training_threads : of a training; None takes half of the cores, so that inspecting keeps the others.
+    audit_share : share of images, drawn whatever their verdict, that people are to review so that a model can be
+        calibrated anew.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +58,9 @@ class Settings(BaseModel):
     queue: PositiveInt = 64
     threads: PositiveInt | None = None
     runtime: RuntimeChoice = "onnxruntime"
+    training_folders: tuple[Path, ...] = ()
+    training_threads: PositiveInt | None = None
+    audit_share: float = Field(default=0.01, ge=0, le=1)
     max_body_bytes: PositiveInt = 64 * MEBIBYTE
     body_seconds: PositiveFloat = 30
     """A body that takes longer to arrive is given up."""
@@ -71,6 +78,11 @@ class Settings(BaseModel):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
+
+    @field_validator("training_folders")
+    @classmethod
+    def _resolved(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(folder.resolve() for folder in folders)
 
     @property
     def database_url(self) -> str:
@@ -90,3 +102,8 @@ class Settings(BaseModel):
     def threads_for(self, models: int) -> int:
         """Threads of the runtime for each of so many models."""
         return self.threads or max(1, (os.cpu_count() or 1) // max(1, models))
+
+    @property
+    def threads_for_training(self) -> int:
+        """Threads of a training."""
+        return self.training_threads or max(1, (os.cpu_count() or 1) // 2)

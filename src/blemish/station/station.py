@@ -10,21 +10,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
+from blemish.station.comparison import Comparing
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Inspections
+from blemish.station.inspections import Inspections, RequestKey
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.people import People
+from blemish.station.recalibration import Recalibrating
+from blemish.station.rescoring import Rescoring
 from blemish.station.retention import sweep
 from blemish.station.settings import DEFAULT_NAME, Settings
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
+from blemish.station.trainings import Trainings
 from blemish.station.worker import Judged
 
 log = logging.getLogger(__name__)
+
+KEY_DAYS = 7
+"""For so long, a request that is sent again with its key gets the answer that was stored."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,14 @@ class Station:
                     where=f"--host {settings.host}",
                     todo="Add an admin first: blemish station-user add NAME --role admin",
                 )
-            self.inspections = Inspections(self.store, settings.name)
+            self.inspections = Inspections(self.store, settings.name, settings.audit_share)
             self.models = Models(settings, self.store, self.archive)
             self.metrics = Metrics(settings, self.models)
+            self.trainings = Trainings(settings, self.store, self.archive, self.models, self.inspections)
+            self.trainings.recover()
+            self.rescoring = Rescoring(self.archive, self.models)
+            self.recalibrating = Recalibrating(self.archive, self.models, self.inspections, self.rescoring)
+            self.comparing = Comparing(self.models, self.inspections, self.rescoring)
             self.models.start()
             self._close = undo.pop_all()
         self.started = now()
@@ -87,7 +100,8 @@ class Station:
         ]
 
     def start(self) -> None:
-        """Begin to look after the folder of models and the age of pictures."""
+        """Begin to look after the folder of models, the age of pictures, and trainings."""
+        self.trainings.start()
         for thread in self._threads:
             thread.start()
 
@@ -112,6 +126,8 @@ class Station:
         """Stop everything; what waits is judged first, as long as there is time."""
         self.drain()
         self._stop.set()
+        self.trainings.stop()
+        self.rescoring.stop()
         self.models.stop(self.seconds_left)
         for thread in self._threads:
             if thread.is_alive():
@@ -148,22 +164,35 @@ class Station:
             self.metrics.open.set(self._open)
 
     async def inspect(
-        self, images: Sequence[Sent], model: str | None, version: int | None, source: str | None
+        self,
+        images: Sequence[Sent],
+        model: str | None,
+        version: int | None,
+        source: str | None,
+        key: RequestKey | None = None,
     ) -> list[Inspection]:
         """Have images judged, and store what came of it; it is on the disk when this returns.
+
+        Parameters
+        ----------
+        key : by which the same request is known again; then what was stored is the answer, and nothing is judged.
 
         Raises
         ------
         StationError
-            See `Models.submit`, and `record`.
+            See `Models.submit`, and `record`; key_reused.
         """
+        if key is not None and (stored := await asyncio.to_thread(self.inspections.answered, key)) is not None:
+            return stored
         name = self.models.only() if model is None else model
         contents = [image.content for image in images]
         answers = await asyncio.to_thread(self.models.submit, name, version, contents)
         judged = await asyncio.gather(*map(asyncio.wrap_future, answers))
-        return await asyncio.to_thread(self.record, images, judged, source)
+        return await asyncio.to_thread(self.record, images, judged, source, key)
 
-    def record(self, images: Sequence[Sent], judged: Sequence[Judged], source: str | None) -> list[Inspection]:
+    def record(
+        self, images: Sequence[Sent], judged: Sequence[Judged], source: str | None, key: RequestKey | None = None
+    ) -> list[Inspection]:
         """Write pictures, then rows, and count them.
 
         Raises
@@ -185,14 +214,16 @@ class Station:
                 self._row(image, names[index], one, maps.get(index), source)
                 for index, (image, one) in enumerate(zip(images, judged, strict=True))
             ]
-            self.inspections.add(rows)
+            stored = self.inspections.add(rows, key)
         self.metrics.stored.observe(time.monotonic() - start)
-        for one in judged:
-            self.metrics.count(one)
-        return rows
+        if stored is rows:
+            for one in judged:
+                self.metrics.count(one)
+        return stored
 
     def sweep(self) -> None:
-        """Remove pictures whose time is over."""
+        """Remove pictures whose time is over, and keys of requests that nobody sends again."""
+        self.inspections.forget_keys(now() - timedelta(days=KEY_DAYS))
         swept = sweep(self.store, self.archive, self.settings.name, self.settings.retention)
         if swept.files:
             log.info("Retention removed %d pictures, %d bytes", swept.files, swept.bytes)

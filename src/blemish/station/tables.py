@@ -1,6 +1,7 @@
 """The tables. Their history is in `migrations`; a test compares both.
 
-Times are UTC. Decisions are added and never changed: of an inspection, only `pictures_removed` is ever set later.
+Times are UTC. Decisions are added and never changed: of an inspection, only `pictures_removed` is ever set later. Of a
+training, the state is.
 """
 
 from __future__ import annotations
@@ -230,3 +231,48 @@ class AuditEntry(Table):
     action: Mapped[str] = mapped_column(String(50))
     subject: Mapped[str] = mapped_column(String(200))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Training(Table):
+    """A model being learned, or that was.
+
+    source : "folder", which then says which, or "reviewed": images of `model` that people found good.
+    options : what else `blemish train` is told. state : queued, running, done, failed, cancelled, interrupted.
+    stage, progress : what it is at, and how far in [0, 1]. problem : why it failed. version : of the model it became.
+    """
+
+    __tablename__ = "training"
+    __table_args__ = (Index(None, "station", "state", "id"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    added: Mapped[datetime] = mapped_column(UtcTime)
+    station: Mapped[str] = mapped_column(String(100))
+    by: Mapped[str] = mapped_column(String(100))
+    model: Mapped[str] = mapped_column(String(100))
+    source: Mapped[str] = mapped_column(String(10))
+    folder: Mapped[str | None] = mapped_column(Text)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(12))
+    started: Mapped[datetime | None] = mapped_column(UtcTime)
+    ended: Mapped[datetime | None] = mapped_column(UtcTime)
+    stage: Mapped[str] = mapped_column(String(200))
+    progress: Mapped[float]
+    problem: Mapped[str] = mapped_column(Text)
+    version: Mapped[int | None]
+
+
+class Idempotency(Table):
+    """A request to inspect that came with a key, and the ids of what it was answered.
+
+    by : who sent it; each has keys of their own. request_sha256 : of all that decides the answer.
+    """
+
+    __tablename__ = "idempotency"
+    __table_args__ = (UniqueConstraint("by", "key"), Index(None, "time"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    by: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(String(200))
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    inspections: Mapped[list[int]] = mapped_column(JSON)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi.responses import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -21,9 +20,9 @@ from blemish.images import ImageContract, read, to_display
 from blemish.pictures import Picture, outline, png, thumbnail, webp
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
-from blemish.station.archive import LAST_CALM, decode_map, heat_map, overlaid
+from blemish.station.archive import LAST_CALM, decode_map, heat_map, media_type, overlaid
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName, place_in_queue
+from blemish.station.inspections import Answer, Filter, Label, RequestKey, VerdictName, place_in_queue
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
 
@@ -174,6 +173,7 @@ class Stats(BaseModel):
 
 
 def filters(
+    line: TheStation,
     verdict: VerdictName | None = None,
     model: ModelName | None = None,
     version: VersionNumber | None = None,
@@ -182,12 +182,22 @@ def filters(
     since: Annotated[AwareDatetime | None, Query(description="included; with its time zone")] = None,
     until: Annotated[AwareDatetime | None, Query(description="not included; with its time zone")] = None,
     reviewed: bool | None = None,
+    label: Annotated[Label | None, Query(description="what the review that counts says")] = None,
+    audit_sample: Annotated[bool, Query(description="only those drawn for the audit sample")] = False,
 ) -> Filter:
     """The filter that the query of a request describes."""
-    return Filter(verdict, model, version, station, source, _in_utc(since), _in_utc(until), reviewed)
+    share = line.inspections.audit_share if audit_sample else None
+    return Filter(verdict, model, version, station, source, in_utc(since), in_utc(until), reviewed, label, share)
 
 
-def _in_utc(time: datetime | None) -> datetime | None:
+def in_utc(time: datetime | None) -> datetime | None:
+    """A time of a request in UTC.
+
+    Raises
+    ------
+    StationError
+        invalid_request.
+    """
     try:
         return None if time is None else time.astimezone(UTC)
     except OverflowError:
@@ -228,6 +238,7 @@ _INSPECT_BODY: Final[dict[str, Any]] = {
         Code.NO_SUCH_VERSION,
         Code.INVALID_REQUEST,
         Code.BODY_TOO_SLOW,
+        Code.KEY_REUSED,
         Code.TOO_MANY_IMAGES,
         Code.QUEUE_FULL,
         Code.MODEL_NOT_READY,
@@ -242,11 +253,22 @@ async def inspect(
     model: Annotated[ModelName | None, Query(description="may be left out where there is only one")] = None,
     version: Annotated[VersionNumber | None, Query(description="default is the active one")] = None,
     source: Annotated[Line | None, Query(description="which camera or line; default is who sends it")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern=r"^[\x21-\x7e]{1,200}$",
+            description="chosen anew for each request: sent once more, it gets the answer that was stored",
+        ),
+    ] = None,
 ) -> Inspected:
     """Judge one image, or several. An image that cannot be judged is REJECTED, which is a result like any other."""
     with station.admitted():
         images = await _images(request)
-        rows = await station.inspect(images, model, version, source or who.by)
+        key = None
+        if idempotency_key is not None:
+            parts = [model, version, source, *(hashlib.sha256(image.content).hexdigest() for image in images)]
+            key = RequestKey(who.by, idempotency_key, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        rows = await station.inspect(images, model, version, source or who.by, key)
     return Inspected(inspections=[InspectionShown.of(row) for row in rows])
 
 
@@ -267,13 +289,14 @@ def review_queue(
     model: ModelName | None = None,
     after: Annotated[Line | None, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
+    audit_sample: Annotated[bool, Query(description="only those drawn for the audit sample")] = False,
 ) -> Queue:
     """What this station judged and nobody has reviewed: doubtful first, then NG, REJECTED, OK; of each newest first."""
-    rows = station.inspections.queue(model, after, limit + 1)
+    rows = station.inspections.queue(model, after, limit + 1, audit=audit_sample)
     return Queue(
         inspections=[InspectionShown.of(*row) for row in rows[:limit]],
         next=place_in_queue(rows[limit - 1][0]) if len(rows) > limit else None,
-        counts=station.inspections.queued(model),
+        counts=station.inspections.queued(model, audit=audit_sample),
     )
 
 
@@ -390,20 +413,6 @@ def stats(station: TheStation, who: Looking, query: TheFilter) -> Stats:
     )
 
 
-@router.get(
-    "/export.csv",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **refusals()},
-)
-def export_csv(station: TheStation, who: Looking, query: TheFilter) -> StreamingResponse:
-    """All inspections that the filter takes, newest first, as CSV. Regions are JSON in one column."""
-    # The first rows are fetched before the answer begins: a database that is down is still a clean refusal.
-    lines = _csv(station.inspections.everything(query))
-    header = next(lines)
-    disposition = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
-    return StreamingResponse(_chained(header, lines), media_type="text/csv; charset=utf-8", headers=disposition)
-
-
 async def _images(request: Request) -> list[Sent]:
     """The images of a body, as a form or raw.
 
@@ -478,20 +487,6 @@ def _no_picture(station: Station, inspection: Inspection) -> StationError:
     return StationError(Code.NO_PICTURE, "its pictures are not in the folder of this station")
 
 
-def media_type(content: bytes) -> str:
-    """The media type by the first bytes; what is no image must not be shown as one."""
-    for start, name in (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"BM", "image/bmp"),
-        (b"II", "image/tiff"),
-        (b"MM", "image/tiff"),
-    ):
-        if content.startswith(start):
-            return name
-    return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
-
-
 def _displayed(station: Station, inspection: Inspection, content: bytes) -> Picture:
     manifest = station.models.version(inspection.model, inspection.version).manifest
     contract = ImageContract.model_validate(manifest["images"])
@@ -528,40 +523,3 @@ def _unchanging(request: Request, tag: str, picture: Callable[[], tuple[bytes, s
 def _yield(counts: dict[str, int]) -> float | None:
     judged = sum(count for verdict, count in counts.items() if verdict != "REJECTED")
     return counts.get("OK", 0) / judged if judged else None
-
-
-COLUMNS: Final = tuple(name for name in InspectionShown.model_fields if name not in ("review", "regions"))
-REVIEW_COLUMNS: Final = ("answer", "label", "by", "note")
-
-
-def _csv(rows: Iterator[Row]) -> Iterator[str]:
-    """The lines of the export; the first is its header."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*COLUMNS, "regions", *(f"review_{name}" for name in REVIEW_COLUMNS)])
-    first = next(rows, None)
-    while True:
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-        if first is None:
-            return
-        inspection, review = first
-        cells = [getattr(inspection, name) for name in COLUMNS]
-        answers = ["" if review is None else getattr(review, name) for name in REVIEW_COLUMNS]
-        writer.writerow([_cell(value) for value in (*cells, json.dumps(inspection.regions), *answers)])
-        first = next(rows, None)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    # A spreadsheet would take it for a formula, and what it says is anyone's to choose.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
-
-
-def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines

@@ -22,10 +22,21 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
-from blemish.station.pages import inspections, live, models, review, sign_in, static, system, thresholds
+from blemish.station.pages import (
+    inspections,
+    live,
+    models,
+    review,
+    sign_in,
+    static,
+    system,
+    thresholds,
+    trainings,
+    versions,
+)
 from blemish.station.pages.frame import page_router
 
-ROOMS = (live, review, inspections, models, thresholds, system)
+ROOMS = (live, review, inspections, models, thresholds, trainings, system)
 """Modules of pages, in the order of the navigation."""
 
 home = page_router()
@@ -40,5 +51,5 @@ def first(request: Request) -> RedirectResponse:
 def add_pages(app: FastAPI) -> None:
     """Have an application serve the pages beside its API."""
     app.state.places = tuple(room.PLACE for room in ROOMS)
-    for router in (home, static.router, sign_in.router, *(room.router for room in ROOMS)):
+    for router in (home, static.router, sign_in.router, versions.router, *(room.router for room in ROOMS)):
         app.include_router(router)

@@ -11,6 +11,7 @@ from blemish.decisions import Calibration
 from blemish.station.api.guards import TheStation
 from blemish.station.api.inspections import Before, InspectionShown, Number, ReviewGiven, TheFilter
 from blemish.station.errors import StationError
+from blemish.station.exporting import has_parquet
 from blemish.station.inspections import QUEUE
 from blemish.station.pages.charts import ScoreChart, score_chart
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
@@ -41,6 +42,7 @@ def inspections(
         newest=url.query if before is not None else None,
         older=older,
         export=url.query,
+        parquet=has_parquet(),
     )
 
 

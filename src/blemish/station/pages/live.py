@@ -75,7 +75,7 @@ def _board(station: Station) -> dict[str, Any]:
         "share": last_hour.get("OK", 0) / judged if judged else None,
         "draining": station.draining,
         "no_models": not any(state.versions for state in states),
-        "problems": [state for state in states if state.problem or (state.versions and not state.ready)],
+        "problems": [state for state in states if state.problem or (state.active is not None and not state.ready)],
         "minutes": _quiet_minutes(latest, moment),
     }
 

@@ -19,8 +19,11 @@ router = page_router()
 
 @router.get(PLACE.path)
 def review(
-    frame: Annotated[Frame, Depends(seen_by(PLACE.right))], station: TheStation, model: ModelName | None = None
+    frame: Annotated[Frame, Depends(seen_by(PLACE.right))],
+    station: TheStation,
+    model: ModelName | None = None,
+    audit: bool = False,
 ) -> HTMLResponse:
     """The page; its script asks the API for the queue."""
     models = [state.name for state in station.models.states()]
-    return frame.page("review.html.jinja", models=models, model=model, verdicts=QUEUE)
+    return frame.page("review.html.jinja", models=models, model=model, audit=audit, verdicts=QUEUE)

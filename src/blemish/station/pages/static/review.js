@@ -23,6 +23,7 @@ let fetching = null;
 function url() {
   const wanted = new URLSearchParams();
   if (model.value) wanted.set("model", model.value);
+  if (at("audit").checked) wanted.set("audit_sample", "true");
   if (next) wanted.set("after", next);
   return `/api/v1/review-queue?${wanted}`;
 }
@@ -152,10 +153,13 @@ at("undo").addEventListener("click", undo);
 for (const button of document.querySelectorAll("#reviewing [data-label]")) {
   button.addEventListener("click", () => decide(button.dataset.label));
 }
-model.addEventListener("change", () => {
-  const wanted = new URLSearchParams(model.value ? { model: model.value } : {});
-  location.search = wanted;
-});
+for (const choice of [model, at("audit")]) {
+  choice.addEventListener("change", () => {
+    const wanted = new URLSearchParams(model.value ? { model: model.value } : {});
+    if (at("audit").checked) wanted.set("audit", "true");
+    location.search = wanted;
+  });
+}
 
 await more();
 show();

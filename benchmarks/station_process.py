@@ -1,0 +1,84 @@
+"""A station in a process of its own and images to send to it, for the harnesses of the station."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+
+IMAGES_SEND = 32
+END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A station that runs. pid : of its process."""
+
+    url: str
+    pid: int
+
+    def memory(self) -> float:
+        """What the process takes, in MB: resident set size."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+
+@contextmanager
+def station(model: Path, folder: Path, *options: object) -> Iterator[Running]:
+    """Start `blemish station` on a model file; its data lie below `folder`. It must end in order."""
+    models = folder / "models"
+    models.mkdir(parents=True)
+    (models / model.name).symlink_to(model.resolve())
+    command = ["station", "--models", models, "--data", folder / "data", "--port", 0, *options]
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "blemish", *map(str, command)], stderr=file)
+        try:
+            while "Blemish station on " not in log.read_text():
+                if process.poll() is not None:
+                    raise SystemExit(f"the station did not start: {log.read_text()}")
+                time.sleep(0.05)
+            url = log.read_text().partition("Blemish station on ")[2].split()[0]
+            while not _ready(url):
+                time.sleep(0.05)
+            yield Running(url, process.pid)
+        finally:
+            process.terminate()
+            status = process.wait(120)
+    if status:
+        raise SystemExit(f"the station ended with {status}: {log.read_text()}")
+
+
+def images(folder: Path) -> list[bytes]:
+    """Some PNG files of a folder."""
+    paths = sorted(folder.rglob("*.png"))
+    chosen = paths[:: max(1, len(paths) // IMAGES_SEND)][:IMAGES_SEND]
+    found = [path.read_bytes() for path in chosen]
+    found = [content for content in found if content.endswith(END)]
+    if not found:
+        raise SystemExit(f"{folder} holds no PNG file")
+    return found
+
+
+def numbered(image: bytes, number: int) -> tuple[bytes, str]:
+    """The same picture as a file that no other number gives, and its sha256: a comment is added."""
+    comment = b"tEXtnumber\x00" + str(number).encode()
+    chunk = struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment))
+    content = image[: -len(END)] + chunk + END
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v2/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
