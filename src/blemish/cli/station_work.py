@@ -71,11 +71,11 @@ def score() -> None:
     from blemish.errors import ImageError
     from blemish.images import read
     from blemish.modelfile import open_model_file
-    from blemish.runtime.detector import Graph
+    from blemish.runtime.graph import OnnxRuntimeGraph
 
     wanted: dict[str, Any] = json.loads(sys.stdin.readline())
     file = open_model_file(Path(wanted["model"]))
-    graph = Graph(file.graph, wanted["threads"])
+    graph = OnnxRuntimeGraph(file.graph, wanted["threads"])
     for line in sys.stdin:
         found: dict[str, Any] = {"score": None, "largest": None}
         try:
