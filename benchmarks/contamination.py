@@ -56,6 +56,7 @@ class Variant:
     redrawn : whether the images are dealt into domains anew in every epoch.
     spared : the domains' students do not learn the share `spared` of the locations of a batch, of each level, that are
         farthest from their pseudo-normal features.
+    distrusted : nor the share `distrusted` of the images that have been the most suspicious so far.
     """
 
     aggregate: str = "mean"
@@ -63,6 +64,7 @@ class Variant:
     own: bool = False
     redrawn: bool = False
     spared: float = 0.0
+    distrusted: float = 0.0
 
 
 VARIANTS = {
@@ -70,6 +72,8 @@ VARIANTS = {
     "cdd": Variant(),
     "own too": Variant(own=True),
     "redrawn": Variant(redrawn=True),
+    "distrusted 30 %": Variant(distrusted=0.3),
+    "distrusted 50 %": Variant(distrusted=0.5),
     "spared 5 %": Variant(spared=0.05),
     "spared 10 %": Variant(spared=0.1),
     "spared 20 %": Variant(spared=0.2),
@@ -109,10 +113,25 @@ class Panel(CrossDomainDistillation):
         losses = {}
         if self.distils_domains:
             normal = next(found for name, found in targets.items() if self.variants[name].aggregate != "teacher")
-            losses["domains"] = self.spared_loss(pyramid, domain, normal)
+            losses["domains"] = self.spared_loss(pyramid, self.trusted(number, pyramid, normal), normal)
         return losses | {
             name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
         }
+
+    def trusted(self, number: Tensor, pyramid: Features, normal: Features) -> Tensor:
+        """The domain of each image, -1 for those that no student may learn."""
+        domain, share = self.domain[number], next(iter(self.variants.values())).distrusted
+        if not share:
+            return domain
+        if self.calls == 1:
+            self.running = torch.zeros(self.images)
+        distances = [local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)]
+        score = self.head([d.float() for d in distances]).amax((1, 2))
+        old = self.running[number]
+        self.running[number] = torch.where(old == 0, score, (old + score) / 2)
+        if self.calls < 2 * -(-self.images // self.config.batch_size):
+            return domain
+        return torch.where(self.running[number] > self.running.quantile(1 - share), -1, domain)
 
     def spared_loss(self, pyramid: Features, domain: Tensor, normal: Features) -> Tensor:
         spared = next(iter(self.variants.values())).spared
@@ -282,7 +301,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared)
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared, distrusted=first.distrusted)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
@@ -295,8 +314,8 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
-                return pair[1].domains, pair[1].redrawn, pair[1].spared
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float, float]:
+                return pair[1].domains, pair[1].redrawn, pair[1].spared, pair[1].distrusted
 
             for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
