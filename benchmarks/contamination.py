@@ -301,7 +301,9 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared, distrusted=first.distrusted)
+        chosen["rd"] = replace(
+            chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared, distrusted=first.distrusted
+        )
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]

@@ -217,7 +217,9 @@ def test_images_that_training_did_not_have_are_measured_alike(tmp_path: Path) ->
     parts = sorted(make_parts(tmp_path / "parts", 48).iterdir())
     images = TrainingImages(parts, ImageContract(), Preparation(0, 255, SIZE))
     one = method(steps=20, batch_size=8)
-    Trainer("cpu", SEED, None, lambda *_: None).fit(one, TrainingImages(parts[:24], images.contract, images.preparation))
+    Trainer("cpu", SEED, None, lambda *_: None).fit(
+        one, TrainingImages(parts[:24], images.contract, images.preparation)
+    )
     with torch.inference_mode():
         (batch,) = images.batches(range(48), 48)
         scores = one.suspicion(batch, torch.arange(48)).score.log()
