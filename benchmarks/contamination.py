@@ -54,17 +54,15 @@ class Variant:
         a student agrees with the others, softmax of its mean cosine over 0.1.
     own : whether the student of an image's own domain takes part.
     redrawn : whether the images are dealt into domains anew in every epoch.
-    spared : the domains' students do not learn the share `spared` of the locations of a batch, of each level, that are
-        farthest from their pseudo-normal features.
-    distrusted : nor the share `distrusted` of the images that have been the most suspicious so far.
+    doubted : the target is the teacher's own feature but at the share `doubted` of the locations of a batch, of each
+        level, where that is farthest from the pseudo-normal one.
     """
 
     aggregate: str = "mean"
     domains: int = 3
     own: bool = False
     redrawn: bool = False
-    spared: float = 0.0
-    distrusted: float = 0.0
+    doubted: float = 1.0
 
 
 VARIANTS = {
@@ -72,11 +70,8 @@ VARIANTS = {
     "cdd": Variant(),
     "own too": Variant(own=True),
     "redrawn": Variant(redrawn=True),
-    "distrusted 30 %": Variant(distrusted=0.3),
-    "distrusted 50 %": Variant(distrusted=0.5),
-    "spared 5 %": Variant(spared=0.05),
-    "spared 10 %": Variant(spared=0.1),
-    "spared 20 %": Variant(spared=0.2),
+    "doubted 10 %": Variant(doubted=0.1),
+    "doubted 30 %": Variant(doubted=0.3),
     "K=2": Variant(domains=2),
     "K=5": Variant(domains=5),
     "K=5 median": Variant("median", domains=5),
@@ -112,44 +107,10 @@ class Panel(CrossDomainDistillation):
         targets = self.targets(pyramid, domain)
         losses = {}
         if self.distils_domains:
-            normal = next(found for name, found in targets.items() if self.variants[name].aggregate != "teacher")
-            losses["domains"] = self.spared_loss(pyramid, self.trusted(number, pyramid, normal), normal)
+            losses["domains"] = self.domains_loss(pyramid, domain)
         return losses | {
             name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
         }
-
-    def trusted(self, number: Tensor, pyramid: Features, normal: Features) -> Tensor:
-        """The domain of each image, -1 for those that no student may learn."""
-        domain, share = self.domain[number], next(iter(self.variants.values())).distrusted
-        if not share:
-            return domain
-        if self.calls == 1:
-            self.running = torch.zeros(self.images)
-        distances = [local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)]
-        score = self.head([d.float() for d in distances]).amax((1, 2))
-        old = self.running[number]
-        self.running[number] = torch.where(old == 0, score, (old + score) / 2)
-        if self.calls < 2 * -(-self.images // self.config.batch_size):
-            return domain
-        return torch.where(self.running[number] > self.running.quantile(1 - share), -1, domain)
-
-    def spared_loss(self, pyramid: Features, domain: Tensor, normal: Features) -> Tensor:
-        spared = next(iter(self.variants.values())).spared
-        if not spared:
-            return self.domains_loss(pyramid, domain)
-        weights = []
-        for level, target in zip(pyramid, normal, strict=True):
-            distance = local_distance(level, target)
-            weights.append((distance <= distance.quantile(1 - spared)).float()[:, None])
-        total = pyramid[0].new_zeros(())
-        for k, student in enumerate(self.students):
-            own = domain == k
-            if own.sum() > 1:
-                rebuilt = student([level[own] for level in pyramid])
-                kept = [weight[own] for weight in weights]
-                masked = [level[own] * weight for level, weight in zip(pyramid, kept, strict=True)]
-                total = total + self.distillation(masked, [r * w for r, w in zip(rebuilt, kept, strict=True)])
-        return total
 
     @property
     def distils_domains(self) -> bool:
@@ -173,7 +134,8 @@ class Panel(CrossDomainDistillation):
                 found[name] = pyramid
             else:
                 asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
-                found[name] = [AGGREGATE[variant.aggregate](level) for level in asked]
+                normal = [AGGREGATE[variant.aggregate](level) for level in asked]
+                found[name] = [doubt(*pair, variant.doubted) for pair in zip(pyramid, normal, strict=True)]
         return found
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
@@ -182,6 +144,16 @@ class Panel(CrossDomainDistillation):
             name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
             for name, student in self.globals.items()
         }
+
+
+def doubt(teacher: Tensor, normal: Tensor, share: float) -> Tensor:
+    """The teacher's features but where they are doubted; a student gives directions, so its length is the teacher's."""
+    if share == 1:
+        return normal
+    distance = local_distance(teacher, normal)
+    length = teacher.flatten(1).norm(dim=1) / normal.flatten(1).norm(dim=1).clamp(min=1e-6)
+    doubted = (distance > distance.quantile(1 - share))[:, None]
+    return torch.where(doubted, length[:, None, None, None] * normal, teacher)
 
 
 def agreement(rebuilt: Tensor) -> Tensor:
@@ -301,9 +273,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(
-            chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared, distrusted=first.distrusted
-        )
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
@@ -316,10 +286,10 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float, float]:
-                return pair[1].domains, pair[1].redrawn, pair[1].spared, pair[1].distrusted
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool]:
+                return pair[1].domains, pair[1].redrawn
 
-            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
+            for (domains, _), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
                 config = panel.Config.model_validate({"domains": domains} | settings)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
