@@ -54,15 +54,15 @@ class Variant:
         a student agrees with the others, softmax of its mean cosine over 0.1.
     own : whether the student of an image's own domain takes part.
     redrawn : whether the images are dealt into domains anew in every epoch.
-    spared : the domains' students do not learn the share `spared` of the locations of a batch, of each level, that are
-        farthest from their pseudo-normal features.
+    doubted : the target is the teacher's own feature but at the share `doubted` of the locations of a batch, of each
+        level, where that is farthest from the pseudo-normal one.
     """
 
     aggregate: str = "mean"
     domains: int = 3
     own: bool = False
     redrawn: bool = False
-    spared: float = 0.0
+    doubted: float = 1.0
 
 
 VARIANTS = {
@@ -70,9 +70,8 @@ VARIANTS = {
     "cdd": Variant(),
     "own too": Variant(own=True),
     "redrawn": Variant(redrawn=True),
-    "spared 5 %": Variant(spared=0.05),
-    "spared 10 %": Variant(spared=0.1),
-    "spared 20 %": Variant(spared=0.2),
+    "doubted 10 %": Variant(doubted=0.1),
+    "doubted 30 %": Variant(doubted=0.3),
     "K=2": Variant(domains=2),
     "K=5": Variant(domains=5),
     "K=5 median": Variant("median", domains=5),
@@ -108,29 +107,10 @@ class Panel(CrossDomainDistillation):
         targets = self.targets(pyramid, domain)
         losses = {}
         if self.distils_domains:
-            normal = next(found for name, found in targets.items() if self.variants[name].aggregate != "teacher")
-            losses["domains"] = self.spared_loss(pyramid, domain, normal)
+            losses["domains"] = self.domains_loss(pyramid, domain)
         return losses | {
             name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
         }
-
-    def spared_loss(self, pyramid: Features, domain: Tensor, normal: Features) -> Tensor:
-        spared = next(iter(self.variants.values())).spared
-        if not spared:
-            return self.domains_loss(pyramid, domain)
-        weights = []
-        for level, target in zip(pyramid, normal, strict=True):
-            distance = local_distance(level, target)
-            weights.append((distance <= distance.quantile(1 - spared)).float()[:, None])
-        total = pyramid[0].new_zeros(())
-        for k, student in enumerate(self.students):
-            own = domain == k
-            if own.sum() > 1:
-                rebuilt = student([level[own] for level in pyramid])
-                kept = [weight[own] for weight in weights]
-                masked = [level[own] * weight for level, weight in zip(pyramid, kept, strict=True)]
-                total = total + self.distillation(masked, [r * w for r, w in zip(rebuilt, kept, strict=True)])
-        return total
 
     @property
     def distils_domains(self) -> bool:
@@ -154,7 +134,8 @@ class Panel(CrossDomainDistillation):
                 found[name] = pyramid
             else:
                 asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
-                found[name] = [AGGREGATE[variant.aggregate](level) for level in asked]
+                normal = [AGGREGATE[variant.aggregate](level) for level in asked]
+                found[name] = [doubt(*pair, variant.doubted) for pair in zip(pyramid, normal, strict=True)]
         return found
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
@@ -163,6 +144,16 @@ class Panel(CrossDomainDistillation):
             name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
             for name, student in self.globals.items()
         }
+
+
+def doubt(teacher: Tensor, normal: Tensor, share: float) -> Tensor:
+    """The teacher's features but where they are doubted; a student gives directions, so its length is the teacher's."""
+    if share == 1:
+        return normal
+    distance = local_distance(teacher, normal)
+    length = teacher.flatten(1).norm(dim=1) / normal.flatten(1).norm(dim=1).clamp(min=1e-6)
+    doubted = (distance > distance.quantile(1 - share))[:, None]
+    return torch.where(doubted, length[:, None, None, None] * normal, teacher)
 
 
 def agreement(rebuilt: Tensor) -> Tensor:
@@ -282,7 +273,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, spared=first.spared)
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
@@ -295,10 +286,10 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
-                return pair[1].domains, pair[1].redrawn, pair[1].spared
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool]:
+                return pair[1].domains, pair[1].redrawn
 
-            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
+            for (domains, _), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
                 config = panel.Config.model_validate({"domains": domains} | settings)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)

@@ -290,7 +290,7 @@ def test_normal_images_are_marked_at_most_at_the_rate_asked_for(kind: Literal["s
 
 @pytest.mark.parametrize("worse", [-100.0, 100.0])
 def test_bad_parts_among_the_calibrating_ones_cost_as_much_as_it_says(worse: float) -> None:
-    """Of 99 calibrating, 10 are bad: the rate of good parts is a (n+1)/(m+1) if those score lowest, and below a if highest."""
+    """10 of 99 are bad: a (n+1)/(m+1) of the good parts are NG if those score lowest, fewer than a if highest."""
     rng = np.random.default_rng(5)
     rate, draws = 0.1, 20_000
     alarms = 0
