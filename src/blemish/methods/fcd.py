@@ -135,7 +135,7 @@ class FeatureConstrainedDistillation(FeatureMatching):
     def stages(self, images: int) -> Iterator[Stage]:
         """Distil; before it the anchor, or the channels' mean and deviation, which make the anchor 0.
 
-        Where channels are standardised, so is the mean over the images of the mean over the patches.
+        Channels that are standardised have the mean 0 over all patches of the training images, so the anchor is 0.
         """
         yield from self.statistics()
         if self.config.anchor and self.standardise is None:

@@ -97,7 +97,7 @@ class FeaturePyramid(Pyramid):
         teacher: Any = self.network
         levels = list(teacher.feature_info.out_indices)
         network = _untrained(self.info.backbone, levels, v1_stride=entry is not None and entry.v1_stride)
-        if _takes_one_size(network):
+        if _can_change_size(network):
             _fit(network, teacher.model.patch_embed.img_size[0])
         if with_positions:
             known = dict(self.network.named_parameters())
@@ -176,7 +176,7 @@ def open_teacher(
     if entry and entry.tensors == "in order":
         tensors = _named_in_order(tensors, _without_values(backbone), path)
     _load(network.model if isinstance(network, FeatureGetterNet) else network, tensors, path)
-    if image_size and _takes_one_size(network):
+    if image_size and _can_change_size(network):
         _fit(network, image_size)
     config: Any = timm.get_pretrained_cfg(backbone)
     info = TeacherInfo(
@@ -206,7 +206,7 @@ def _untrained(backbone: str, levels: list[int], *, v1_stride: bool) -> Any:
     return network
 
 
-def _takes_one_size(network: Any) -> bool:
+def _can_change_size(network: Any) -> bool:
     """True for transformers that timm can change from one size of image to another."""
     return isinstance(network, FeatureGetterNet) and hasattr(network.model, "set_input_size")
 
