@@ -152,7 +152,7 @@ class BootstrappedRepresentations(ReverseDistillation):
             return self
 
     config: Config
-    fast: ClassVar = {"steps": 300}
+    fast: ClassVar = {"image_size": 128, "steps": 1500}
     alignment: Alignment
     momentum: Momentum
 
