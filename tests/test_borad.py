@@ -18,18 +18,11 @@ from torch import Tensor, nn
 from blemish.export import export_graph
 from blemish.images import ImageContract
 from blemish.methods import GradientStage, PassStage
-from blemish.methods.borad import (
-    Alignment,
-    BootstrappedRepresentations,
-    Momentum,
-    Prototypes,
-    far_from,
-    project,
-    two_views,
-)
+from blemish.methods.borad import BootstrappedRepresentations, Momentum, project, two_views
 from blemish.modelfile import TeacherInfo
 from blemish.nn.preparation import Preparation
 from blemish.nn.projector import Projector
+from blemish.nn.prototypes import Alignment, Prototypes, far_from
 from blemish.teachers import FeaturePyramid
 from tiny import one_thread as one_thread  # applies to this module
 from tiny import teacher
