@@ -344,6 +344,9 @@ def test_the_schedule_is_the_published_one() -> None:
     assert {betas[id(p)] for p in one.alignment.parameters()} == {(0.5, 0.999)}
     assert {group["lr"] for group in stage.optimizer.param_groups} == {0.005}
     assert {id(p) for p in stage.module.parameters()} == betas.keys()
+    slower, _ = stages_of(method(projector_learning_rate=0.001))
+    assert [group["lr"] for group in slower.optimizer.param_groups] == [0.005, 0.001, 0.005]
+    assert len(slower.optimizer.param_groups[1]["params"]) == len(list(one.projectors.parameters()))
     # 100 passes of 5 batches.
     assert (stage.batch_size, stage.steps, one.momentum.steps) == (16, 500, 500)
 
