@@ -18,18 +18,11 @@ from torch import Tensor, nn
 from blemish.export import export_graph
 from blemish.images import ImageContract
 from blemish.methods import GradientStage, PassStage
-from blemish.methods.borad import (
-    Alignment,
-    BootstrappedRepresentations,
-    Momentum,
-    Prototypes,
-    far_from,
-    project,
-    two_views,
-)
+from blemish.methods.borad import BootstrappedRepresentations, Momentum, project, two_views
 from blemish.modelfile import TeacherInfo
 from blemish.nn.preparation import Preparation
 from blemish.nn.projector import Projector
+from blemish.nn.prototypes import Alignment, Prototypes, far_from
 from blemish.teachers import FeaturePyramid
 from tiny import one_thread as one_thread  # applies to this module
 from tiny import teacher
@@ -351,6 +344,9 @@ def test_the_schedule_is_the_published_one() -> None:
     assert {betas[id(p)] for p in one.alignment.parameters()} == {(0.5, 0.999)}
     assert {group["lr"] for group in stage.optimizer.param_groups} == {0.005}
     assert {id(p) for p in stage.module.parameters()} == betas.keys()
+    slower, _ = stages_of(method(projector_learning_rate=0.001))
+    assert [group["lr"] for group in slower.optimizer.param_groups] == [0.005, 0.001, 0.005]
+    assert len(slower.optimizer.param_groups[1]["params"]) == len(list(one.projectors.parameters()))
     # 100 passes of 5 batches.
     assert (stage.batch_size, stage.steps, one.momentum.steps) == (16, 500, 500)
 
