@@ -37,6 +37,7 @@ FLOORS = (
     ("station",),
     ("admission",),
     ("quality",),
+    ("choice",),
     ("assembly",),
     ("benchmark",),
     ("cli",),
