@@ -26,9 +26,9 @@ from blemish.images import DEFAULT_CONTRACT
 from blemish.teachers import DEFAULT_TEACHER, open_teacher
 from blemish.training.embedding import STRIDES, Embedding
 
-MOST = 300
+MOST = 200
 RATIOS = (0.0, 0.05, 0.1, 0.2)
-SIZES = (40, 160)
+SIZES = (40, 120)
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def contaminated(patches: NDArray[np.float16]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     embedding = Embedding(open_teacher(DEFAULT_TEACHER, strides=STRIDES), DEFAULT_CONTRACT)
     with tempfile.TemporaryDirectory() as folder:
-        line = make_product_line(Path(folder) / "product_line", n_train=160, n_test_good=0, n_per_defect=8)
+        line = make_product_line(Path(folder) / "product_line", n_train=120, n_test_good=0, n_per_defect=8)
         sources = [embed(root, embedding) for root in [*arguments.sources, line]]
 
     print("| data | images | clusters | " + " | ".join(f"{ratio:.0%} bad" for ratio in RATIOS) + " |")
