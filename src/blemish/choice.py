@@ -79,9 +79,9 @@ def choose(samples: Sequence[Sample], embed: Embed, *, contaminated: bool, liste
     drawn = np.random.default_rng(0).permutation(len(samples))[:LOOKED_AT]
     paths = [samples[i].path for i in sorted(drawn)]
     patches = embed(paths, lambda done: listener.progress("looking for a method", done))
-    clusters = products(patches)
-    if clusters > 1:
-        return Choice(MIXED, f"the images lie in {clusters} clusters, as those of several products do")
+    number = products(patches)
+    if number > 1:
+        return Choice(MIXED, f"the images lie in {number} clusters, as those of several products do")
     far = int((strangeness_z(patches) > FAR).sum())
     if far > max(1, FAR_IMAGES * len(paths)):
         return Choice(CONTAMINATED, f"{far} of {len(paths)} images have places like nothing in the others")
@@ -89,10 +89,16 @@ def choose(samples: Sequence[Sample], embed: Embed, *, contaminated: bool, liste
 
 
 def products(patches: Patches) -> int:
-    """Number of clusters that images clearly lie in by mean and deviation of their features; 1 if they do not.
+    """Number of clusters that images clearly lie in, 1 if they do not: N x P x C."""
+    clear, number = clusters(patches)
+    return number if clear > SILHOUETTE else 1
+
+
+def clusters(patches: Patches) -> tuple[float, int]:
+    """Mean silhouette and number of the best clusters of images, by mean and deviation of their features.
 
     The number, from 2 to 20, is that of the highest mean silhouette among those whose clusters all hold a third of an
-    equal share or more.
+    equal share or more; -1 and 1 if there is none.
 
     Parameters
     ----------
@@ -101,12 +107,12 @@ def products(patches: Patches) -> int:
     images = np.concatenate([patches.mean(1, dtype=np.float64), patches.std(1, dtype=np.float64)], axis=1)
     squares = (images**2).sum(axis=1)
     distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * images @ images.T, 0))
-    best = (SILHOUETTE, 1)
+    best = (-1.0, 1)
     for k in range(2, min(MOST_PRODUCTS, len(images) // 2) + 1):
         label = k_means(images, k)
         if np.bincount(label, minlength=k).min() >= max(2, SHARE * len(images) / k):
             best = max(best, (silhouette(distance, label), k))
-    return best[1]
+    return best
 
 
 def k_means(points: NDArray[np.float64], k: int, steps: int = 50) -> NDArray[np.intp]:
