@@ -39,6 +39,7 @@ FLOORS = (
     ("admission",),
     ("quality",),
     ("suspects",),
+    ("choice",),
     ("assembly",),
     ("distilling",),
     ("diagnosis",),

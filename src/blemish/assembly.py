@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from blemish import __version__
 from blemish.admission import Admitted, admit, base_contract
+from blemish.choice import AUTO, Choice, choose
 from blemish.console import Listener, Silent
-from blemish.data import Dataset, open_dataset
+from blemish.data import Dataset, combine, open_categories, open_dataset
 from blemish.decisions import Calibration, calibrate
 from blemish.errors import ModelFileError, TeacherError, TrainingError, UsageError
 from blemish.export import InspectionNetwork, check_parity, export_graph, pack_learned, unpack_learned
@@ -48,6 +49,7 @@ from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid
 from blemish.training import RunFolder, Trainer, TrainingImages
+from blemish.training.embedding import STRIDES, Embedding
 
 PARITY_IMAGES = 6
 FEW_CALIBRATION_IMAGES = 20
@@ -63,6 +65,7 @@ def train(
     method: str = "rd",
     teacher: str = DEFAULT_TEACHER,
     layout: str = "auto",
+    contaminated: bool = False,
     preset: Preset = "auto",
     settings: Mapping[str, Any] | None = None,
     false_alarm_rate: float | None = None,
@@ -83,9 +86,12 @@ def train(
 
     Parameters
     ----------
-    source : a folder or csv file, of which `layout` says how it is laid out (`blemish layouts`); or a dataset.
+    source : a folder or csv file, of which `layout` says how it is laid out (`blemish layouts`); or a dataset. With the
+        method "auto" also a folder of several categories, which are taken together.
     out : the model file; `.blemish` is added where it is missing.
-    method, teacher : names (`blemish methods`, `blemish teachers`).
+    method, teacher : names (`blemish methods`, `blemish teachers`). "auto" takes the method that the images ask for
+        (`blemish.choice`).
+    contaminated : bad parts are among the images; for the method "auto".
     preset : "paper" takes the paper's schedule, "fast" a short one for a machine without a GPU, "auto" the one for
         this device.
     settings : hyper-parameters of the method by name, over the preset's.
@@ -113,15 +119,28 @@ def train(
     """
     listener = listener or Silent()
     target = model_path(out)
-    chosen = find_method(method)
+    if contaminated and method != AUTO:
+        raise UsageError(
+            "it helps to choose a method, and one is given", where="--contaminated", todo="Give one of both"
+        )
     trainer_device = Trainer(device, seed, None, listener.progress)
-    config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
     base = base_contract(depth, value_range)
 
-    dataset = source if isinstance(source, Dataset) else open_dataset(source, layout)
-    listener.say(dataset.note)
-    admitted, left_out = admit(dataset, base, listener)
-    contract = contract_for(base, [image.facts for image in admitted])
+    def look() -> tuple[Dataset, list[Admitted], list[LeftOutImage], ImageContract]:
+        dataset = source if isinstance(source, Dataset) else open_source(source, layout, several=method == AUTO)
+        listener.say(dataset.note)
+        admitted, left_out = admit(dataset, base, listener)
+        return dataset, admitted, left_out, contract_for(base, [image.facts for image in admitted])
+
+    looked, choice = None, None
+    if method == AUTO:
+        looked = _, admitted, _, contract = look()
+        choice = choose_method(admitted, contract, teacher, weights, contaminated=contaminated, listener=listener)
+        listener.say(str(choice))
+    # Before the images are looked at, unless they choose: what cannot be is refused at once.
+    chosen = find_method(choice.method if choice else method)
+    config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
+    dataset, admitted, left_out, contract = looked or look()
     plan = plan_hold_out(
         [image.sample for image in admitted],
         cheap_to_fit=chosen.cheap_to_fit,
@@ -140,7 +159,7 @@ def train(
     def images(indices: Sequence[int]) -> TrainingImages:
         return TrainingImages([admitted[i].sample.path for i in indices], contract, preparation)
 
-    record = training_record(dataset, admitted, left_out, plan, seed, trainer_device)
+    record = training_record(dataset, admitted, left_out, plan, seed, trainer_device, choice)
     folder = RunFolder(
         target.with_name(target.name + ".training"),
         fingerprint(chosen, config, pyramid, contract, record),
@@ -217,6 +236,31 @@ def model_path(out: str | os.PathLike[str]) -> Path:
     return target
 
 
+def open_source(source: str | os.PathLike[str], layout: str, *, several: bool) -> Dataset:
+    """The dataset at `source`; where there may be `several` categories, all of them together."""
+    categories = open_categories(source, layout) if several else {}
+    if len(categories) > 1:
+        return combine(categories, Path(source).resolve().name)
+    return open_dataset(source, layout)
+
+
+def choose_method(
+    images: Sequence[Admitted],
+    contract: ImageContract,
+    teacher: str,
+    weights: str | os.PathLike[str] | None,
+    *,
+    contaminated: bool,
+    listener: Listener,
+) -> Choice:
+    """The method that the images ask for, the teacher looking at them where that is needed."""
+
+    def embed(paths: Sequence[Path], tell: Callable[[float], None]) -> NDArray[np.float16]:
+        return Embedding(open_teacher(teacher, strides=STRIDES, weights=weights), contract)(paths, tell)
+
+    return choose([image.sample for image in images], embed, contaminated=contaminated, listener=listener)
+
+
 def configure(
     method: type[Method], preset: Preset, settings: Mapping[str, Any], device: str, listener: Listener
 ) -> MethodConfig:
@@ -264,6 +308,7 @@ def training_record(
     plan: Plan,
     seed: int,
     trainer: Trainer,
+    choice: Choice | None,
 ) -> TrainingRecord:
     """What the model file says of its training."""
     calibrating = set(plan.calibration)
@@ -287,6 +332,7 @@ def training_record(
         seed=seed,
         device=trainer.description,
         versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        choice=choice.why if choice else None,
     )
 
 

@@ -73,6 +73,7 @@ class TrainingRecord(_Record):
     """How a detector was trained.
 
     fingerprint : sha256 over the names, contents and roles of the images.
+    choice : why the method was taken, where it was left to Blemish.
     """
 
     source: str
@@ -84,6 +85,7 @@ class TrainingRecord(_Record):
     seed: int
     device: str
     versions: dict[str, str]
+    choice: str | None = None
 
 
 class SuspiciousImage(_Record):

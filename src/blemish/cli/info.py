@@ -54,6 +54,7 @@ def summary(path: Path, manifest: Manifest) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "method": manifest.method,
         "method_title": manifest.method_title,
+        **({"method_chosen_because": training.choice} if training.choice else {}),
         "config": manifest.config,
         "teacher": f"{manifest.teacher.name} ({manifest.teacher.source}, {manifest.teacher.licence})",
         "trained_on": f"{training.source} ({training.layout})",

@@ -39,7 +39,14 @@ class Depth(StrEnum):
 def train(
     source: Annotated[Path, typer.Argument(help="Folder or csv file with images of good parts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],
-    method: Annotated[str | None, typer.Option(help="`blemish methods` lists them. \\[default: rd]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="`blemish methods` lists them; auto takes the one the images ask for. \\[default: rd]"),
+    ] = None,
+    contaminated: Annotated[
+        bool | None,
+        typer.Option("--contaminated", help="Bad parts are among the images; means --method auto."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(help="`blemish teachers` lists them; any timm name. \\[default: tf_efficientnet_lite0]"),
@@ -87,6 +94,7 @@ def train(
     """
     given: dict[str, Any] = {
         "method": method,
+        "contaminated": contaminated,
         "teacher": teacher,
         "layout": layout,
         "preset": preset,
@@ -105,6 +113,8 @@ def train(
     options |= {
         name: value.value if isinstance(value, StrEnum) else value for name, value in given.items() if value is not None
     }
+    if options.get("contaminated"):
+        options.setdefault("method", "auto")
 
     from blemish.cli.info import print_summary
     from blemish.console import console

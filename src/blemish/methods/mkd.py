@@ -43,7 +43,7 @@ def level_gradient(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
     t, s = teacher.flatten(1), student.flatten(1)
     t_norm, s_norm = (v.norm(dim=1, keepdim=True).clamp(min=1e-8) for v in (t, s))
     cosine = (t * s).sum(1, keepdim=True) / (t_norm * s_norm)
-    gradient = (cosine * s / s_norm - t / t_norm) / s_norm + 2 * weight / t.shape[1] * (s - t)
+    gradient: Tensor = (cosine * s / s_norm - t / t_norm) / s_norm + 2 * weight / t.shape[1] * (s - t)
     return gradient.reshape(student.shape)
 
 

@@ -189,6 +189,23 @@ def strangeness(patches: NDArray[np.floating]) -> NDArray[np.float64]:
     -------
     N, float64.
     """
+    farthest: NDArray[np.float64] = nearest_distances(patches).max(axis=1)
+    return farthest
+
+
+def nearest_distances(patches: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The distance of each patch to the nearest reference of another image.
+
+    At most half of the patches of an image, at random, are references, and about 8192 in all.
+
+    Parameters
+    ----------
+    patches : N x P x C; N at least 2.
+
+    Returns
+    -------
+    N x P, float64.
+    """
     n, in_image, channels = patches.shape
     rng = np.random.default_rng(0)
     each = max(1, min(in_image // 2, REFERENCES // n))
@@ -197,13 +214,13 @@ def strangeness(patches: NDArray[np.floating]) -> NDArray[np.float64]:
     references = patches[images[:, None], chosen].reshape(-1, channels).astype(np.float32)
     owner = np.repeat(images, each)
     squares = (references**2).sum(axis=1)
-    farthest = np.empty(n)
+    nearest = np.empty((n, in_image))
     for i in range(n):
         own = patches[i].astype(np.float32)
         squared = (own**2).sum(axis=1)[:, None] + squares - 2 * own @ references.T
         squared[:, owner == i] = np.inf
-        farthest[i] = np.sqrt(max(float(squared.min(axis=1).max()), 0.0))
-    return farthest
+        nearest[i] = np.sqrt(np.maximum(squared.min(axis=1), 0))
+    return nearest
 
 
 def _size(look: Look) -> str:
