@@ -38,12 +38,13 @@ FLOORS = (
     ("admission",),
     ("quality",),
     ("assembly",),
+    ("extension",),
     ("benchmark",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
+WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "extension", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"}

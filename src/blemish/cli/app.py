@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blemish.cli import benchmark, data, demo, evaluate, info, inspect, listings, station, train
+from blemish.cli import benchmark, data, demo, evaluate, extend, info, inspect, listings, station, train
 
 app = typer.Typer(
     name="blemish",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(train.train)
+app.command()(extend.extend)
 app.command()(inspect.inspect)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)

@@ -100,6 +100,7 @@ class Method(nn.Module):
     Attributes
     ----------
     name : as on the command line; title : the paper's name and source.
+    extendable : True where a trained method, trained again on other images, adds them to what it knows.
     fast : what the fast preset changes in the config.
     cheap_to_fit : True where fitting takes about one look at the images, so that it can be done once per fold.
     """
@@ -107,6 +108,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     title: ClassVar[str]
     cheap_to_fit: ClassVar[bool] = False
+    extendable: ClassVar[bool] = False
     fast: ClassVar[dict[str, Any]] = {}
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
