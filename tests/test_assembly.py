@@ -448,7 +448,7 @@ def test_evaluation_leaves_out_what_training_saw(trained: Path, parts: Path, tmp
     ("changes", "message"),
     [
         ({"method": "padm"}, "there is no method 'padm'. Did you mean padim?"),
-        ({"method": "zzz"}, "there is no method 'zzz'. Known are cdo, cflow, efficientad, padim, "),
+        ({"method": "zzz"}, "there is no method 'zzz'. Known are .*padim, "),
         ({"teacher": "resnet19"}, "there is no teacher 'resnet19'. Did you mean .*resnet18"),
         ({"layout": "mvtek"}, 'there is no layout "mvtek".*Did you mean "mvtec"'),
         ({"preset": "quick"}, "there is no preset 'quick'. Choose auto, fast or paper"),

@@ -131,6 +131,17 @@ def test_a_defect_in_one_block_does_not_change_who_is_nearest() -> None:
     assert made.nearest(query, 99).shape == (1, 6)
 
 
+def test_of_equal_references_the_first_are_taken() -> None:
+    """Rounding alone would order them: the divergence of one from another is not always the same zero."""
+    made = method(neighbours=3)
+    generator = torch.Generator().manual_seed(0)
+    same, other = torch.rand(2, 1, 25, 12, generator=generator).softmax(3)
+    made.histograms = torch.cat(
+        [other, *[same * (1 + 1e-7 * torch.randn(25, 12, generator=generator)) for _ in range(8)]]
+    )
+    assert made.nearest(same, 3).tolist() == [[1, 2, 3]]
+
+
 # Foreground
 
 
