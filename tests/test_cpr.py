@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -244,6 +245,14 @@ def test_the_published_branch_has_the_published_size() -> None:
     first = 512 * 192 + 192 + 2 * 192
     inception = 3 * (192 * 64 + 2 * 64) + (192 * 48 + 2 * 48) + (9 * 48 * 64 + 2 * 64)
     assert sum(p.numel() for p in branch.parameters()) == first + inception + 256 * 384 + 384
+
+
+def test_the_papers_teacher_gives_its_first_dense_blocks() -> None:
+    with torch.device("meta"):
+        network: Any = timm.create_model("densenet201", pretrained=False, features_only=True)
+    levels = dict(zip(network.feature_info.reduction(), network.feature_info.info, strict=True))
+    assert [levels[stride]["module"] for stride in (4, 8)] == ["features.denseblock1", "features.denseblock2"]
+    assert [levels[stride]["num_chs"] for stride in (4, 8)] == [256, 512]
 
 
 def test_the_contrast_by_hand() -> None:
