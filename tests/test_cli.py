@@ -20,7 +20,20 @@ from blemish.images import read
 from tiny import SIZE, defect_mask, make_parts, part
 from tiny import one_thread as one_thread  # applies to this module
 
-VERBS = ("demo", "train", "inspect", "evaluate", "diagnose", "info", "methods", "teachers", "layouts", "station")
+VERBS = (
+    "demo",
+    "train",
+    "extend",
+    "inspect",
+    "evaluate",
+    "diagnose",
+    "export",
+    "info",
+    "methods",
+    "teachers",
+    "layouts",
+    "station",
+)
 TINY = ("--method", "padim", "--set", f"image_size={SIZE}", "--set", "features=10", "--device", "cpu")
 
 

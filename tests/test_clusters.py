@@ -45,6 +45,19 @@ def test_two_clear_clusters_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(found[order].numpy(), wanted[wanted[:, 0].argsort()], rtol=1e-4)
 
 
+def test_a_good_guess_wins_and_a_bad_one_does_not() -> None:
+    """Three clouds and three centres, of which one restart alone puts two into one cloud."""
+    vectors = torch.cat([clouds(1, each=30) + shift for shift in (0, 100, 120)])
+    truth = vectors.reshape(3, 30, 5).mean(1)
+    found = k_means(vectors, 3, torch.Generator().manual_seed(0), guess=truth + 1, restarts=0)
+    torch.testing.assert_close(found, truth)
+    bad = torch.stack([truth[0], truth[0] + 1, (truth[1] + truth[2]) / 2])
+    stuck = k_means(vectors, 3, torch.Generator().manual_seed(0), guess=bad, restarts=0)
+    found = k_means(vectors, 3, torch.Generator().manual_seed(0), guess=bad)
+    assert inertia(vectors, found) == pytest.approx(inertia(vectors, truth), rel=1e-4)
+    assert inertia(vectors, stuck) > 2 * inertia(vectors, truth)
+
+
 def test_fewer_different_vectors_than_clusters() -> None:
     vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat(5, 1)
     found = k_means(vectors, 4, torch.Generator().manual_seed(0))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -131,6 +132,17 @@ def test_a_defect_in_one_block_does_not_change_who_is_nearest() -> None:
     assert made.nearest(query, 99).shape == (1, 6)
 
 
+def test_of_equal_references_the_first_are_taken() -> None:
+    """Rounding alone would order them: the divergence of one from another is not always the same zero."""
+    made = method(neighbours=3)
+    generator = torch.Generator().manual_seed(0)
+    same, other = torch.rand(2, 1, 25, 12, generator=generator).softmax(3)
+    made.histograms = torch.cat(
+        [other, *[same * (1 + 1e-7 * torch.randn(25, 12, generator=generator)) for _ in range(8)]]
+    )
+    assert made.nearest(same, 3).tolist() == [[1, 2, 3]]
+
+
 # Foreground
 
 
@@ -233,6 +245,14 @@ def test_the_published_branch_has_the_published_size() -> None:
     first = 512 * 192 + 192 + 2 * 192
     inception = 3 * (192 * 64 + 2 * 64) + (192 * 48 + 2 * 48) + (9 * 48 * 64 + 2 * 64)
     assert sum(p.numel() for p in branch.parameters()) == first + inception + 256 * 384 + 384
+
+
+def test_the_papers_teacher_gives_its_first_dense_blocks() -> None:
+    with torch.device("meta"):
+        network: Any = timm.create_model("densenet201", pretrained=False, features_only=True)
+    levels = dict(zip(network.feature_info.reduction(), network.feature_info.info, strict=True))
+    assert [levels[stride]["module"] for stride in (4, 8)] == ["features.denseblock1", "features.denseblock2"]
+    assert [levels[stride]["num_chs"] for stride in (4, 8)] == [256, 512]
 
 
 def test_the_contrast_by_hand() -> None:

@@ -43,12 +43,24 @@ FLOORS = (
     ("assembly",),
     ("distilling",),
     ("diagnosis",),
+    ("extension",),
     ("benchmark",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "distilling", "diagnosis", "benchmark"}
+WITH_TORCH = {
+    "teachers",
+    "nn",
+    "methods",
+    "training",
+    "export",
+    "assembly",
+    "distilling",
+    "diagnosis",
+    "extension",
+    "benchmark",
+}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 QUANTISATION = {"onnx"}

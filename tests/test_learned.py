@@ -57,7 +57,7 @@ def test_large_tensors_that_the_graph_holds_are_stored_there_only(tmp_path: Path
     found["bank"][0, 0] = 7  # It is writable, as a tensor of its own is.
 
 
-@pytest.mark.parametrize("change", ["another name", "another value", "another shape in the same order"])
+@pytest.mark.parametrize("change", ["another name", "another value", "transposed", "another shape"])
 def test_what_the_graph_holds_otherwise_is_stored(tmp_path: Path, change: str) -> None:
     learned = state()
     constants = {f"method.{name}": tensor for name, tensor in learned.items()}
@@ -67,8 +67,10 @@ def test_what_the_graph_holds_otherwise_is_stored(tmp_path: Path, change: str) -
     elif change == "another value":
         constants["method.bank"] = bank.clone()
         constants["method.bank"][-1, -1] += 1e-3
-    else:
+    elif change == "transposed":
         constants["method.bank"] = bank.T.contiguous()
+    else:
+        constants["method.bank"] = bank.reshape(300, 1000)
     packed = pack_learned(learned, graph(**constants))
     assert load(packed).keys() == {"bank", "weight"}
     found = unpack_learned(open_model_file(file(tmp_path, graph(**constants), packed)))

@@ -47,7 +47,7 @@ from blemish.nn.resampling import resize
 from blemish.runtime import Detector
 from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
-from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid
+from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 from blemish.training.embedding import STRIDES, Embedding
 
@@ -154,11 +154,6 @@ def train(
     calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
 
     pyramid = chosen.open_teacher(teacher, config, weights)
-    preparation = Preparation(contract.low, contract.high, config.image_size)
-
-    def images(indices: Sequence[int]) -> TrainingImages:
-        return TrainingImages([admitted[i].sample.path for i in indices], contract, preparation)
-
     record = training_record(dataset, admitted, left_out, plan, seed, trainer_device, choice)
     folder = RunFolder(
         target.with_name(target.name + ".training"),
@@ -170,11 +165,56 @@ def train(
     elif folder.file.exists():
         listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
+    images = training_images(admitted, contract, Preparation(contract.low, contract.high, config.image_size))
     Trainer(device, seed, folder, listener.progress).fit(trained, images(plan.train))
     looked_at = [*plan.train, *(i for i in plan.calibration if i not in set(plan.train))]
     names = [admitted[i].name for i in looked_at]
     suspicion = suspect(trained, images(looked_at), names, listener) if isinstance(trained, NamesSuspects) else None
 
+    detector = deliver(
+        target,
+        trained,
+        lambda: build(chosen, config, pyramid, seed),
+        config,
+        plan,
+        admitted,
+        contract,
+        record,
+        trainer_device,
+        false_alarm_rate,
+        review_rate,
+        listener,
+        suspicion,
+    )
+    folder.remove()
+    if suspicion and isinstance(trained, NamesSuspects):
+        show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
+        listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
+    return detector
+
+
+def deliver(
+    target: Path,
+    trained: Method,
+    untrained: Callable[[], Method],
+    config: MethodConfig,
+    plan: Plan,
+    admitted: Sequence[Admitted],
+    contract: ImageContract,
+    record: TrainingRecord,
+    trainer: Trainer,
+    false_alarm_rate: float | None,
+    review_rate: float | None,
+    listener: Listener,
+    suspicion: Suspicion | None = None,
+) -> Detector:
+    """Export a trained method, prove the graph, calibrate it and write the model file.
+
+    Parameters
+    ----------
+    untrained : gives what the folds of a "cross" plan are fitted with.
+    """
+    preparation = Preparation(contract.low, contract.high, config.image_size)
     listener.say("Exporting the graph and checking it against torch.")
     content = export_graph(trained, preparation, contract)
     graph = OnnxRuntimeGraph(content)
@@ -185,7 +225,7 @@ def train(
         scores, maxima = score_through_graph(graph, [admitted[i] for i in plan.calibration], contract, listener)
     else:
         scores, maxima = score_by_folds(
-            plan, admitted, lambda: build(chosen, config, pyramid, seed), trainer_device, images, contract, listener
+            plan, admitted, untrained, trainer, training_images(admitted, contract, preparation), contract, listener
         )
     calibration = checked_calibration(scores, maxima, plan.kind, false_alarm_rate, review_rate)
     listener.say(describe_calibration(calibration, asked=false_alarm_rate is not None))
@@ -197,10 +237,10 @@ def train(
 
     manifest = Manifest(
         blemish=__version__,
-        method=chosen.name,
-        method_title=chosen.title,
+        method=trained.name,
+        method_title=trained.title,
         config=config.model_dump(mode="json"),
-        teacher=pyramid.info,
+        teacher=trained.teacher.info,
         images=contract,
         calibration=calibration,
         training=record,
@@ -208,12 +248,15 @@ def train(
         suspicion=suspicion,
     )
     write(target, manifest, content, pack_learned(trained.detector_state(), content))
-    folder.remove()
     listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
-    if suspicion and isinstance(trained, NamesSuspects):
-        show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
-        listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
     return Detector(graph, contract, calibration, manifest)
+
+
+def training_images(
+    admitted: Sequence[Admitted], contract: ImageContract, preparation: Preparation
+) -> Callable[[Sequence[int]], TrainingImages]:
+    """What gives the images of some indices for training."""
+    return lambda indices: TrainingImages([admitted[i].sample.path for i in indices], contract, preparation)
 
 
 def model_path(out: str | os.PathLike[str]) -> Path:
@@ -308,9 +351,10 @@ def training_record(
     plan: Plan,
     seed: int,
     trainer: Trainer,
-    choice: Choice | None,
+    choice: Choice | None = None,
+    before: Sequence[SeenImage] = (),
 ) -> TrainingRecord:
-    """What the model file says of its training."""
+    """What the model file says of its training; `before` are images that trained the detector that it extends."""
     calibrating = set(plan.calibration)
     training = set(plan.train)
 
@@ -319,7 +363,7 @@ def training_record(
             return "train and calibration" if i in training else "calibration"
         return "train"
 
-    seen = tuple(SeenImage(path=a.name, sha256=a.sha256, role=role(i)) for i, a in enumerate(admitted))
+    seen = (*before, *(SeenImage(path=a.name, sha256=a.sha256, role=role(i)) for i, a in enumerate(admitted)))
     digest = hashlib.sha256(json.dumps([image.model_dump() for image in seen]).encode()).hexdigest()
     packages = ("torch", "timm", "lightning-fabric", "onnx", "onnxruntime", "numpy", "pillow")
     return TrainingRecord(

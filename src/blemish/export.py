@@ -149,12 +149,14 @@ def pack_learned(state: dict[str, Tensor], graph: bytes) -> bytes:
     A gallery or a memory bank is a constant of the graph, and would double the model file. `unpack_learned` finds it.
     """
     constants = _constants(graph)
-    held = {
-        name: hashlib.sha256(content).hexdigest()
-        for name, tensor in state.items()
-        if tensor.numel() * tensor.element_size() >= LARGE_TENSOR
-        and (content := tensor.numpy().tobytes()) == constants.get(GRAPH_PREFIX + name, np.empty(0)).tobytes()
-    }
+    held: dict[str, str] = {}
+    for name, tensor in state.items():
+        array, constant = tensor.numpy(), constants.get(GRAPH_PREFIX + name)
+        if array.nbytes < LARGE_TENSOR or constant is None:
+            continue
+        same_kind = (array.dtype, array.shape) == (constant.dtype, constant.shape)
+        if same_kind and (digest := _digest(array)) == _digest(constant):
+            held[name] = digest
     stated = {IN_THE_GRAPH: json.dumps(held)} if held else None
     packed: bytes = save({name: tensor for name, tensor in state.items() if name not in held}, stated)
     return packed
@@ -175,7 +177,7 @@ def unpack_learned(file: ModelFile) -> dict[str, Tensor]:
     constants = _constants(file.graph) if held else {}
     for name, digest in held.items():
         array = constants.get(GRAPH_PREFIX + name)
-        if array is None or hashlib.sha256(array.tobytes()).hexdigest() != digest:
+        if array is None or _digest(array) != digest:
             raise ModelFileError(
                 f"its graph does not hold {name} as it was learned", where=file.path, todo="Train it again"
             )
@@ -183,9 +185,14 @@ def unpack_learned(file: ModelFile) -> dict[str, Tensor]:
     return state
 
 
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
 def _constants(graph: bytes) -> dict[str, NDArray[Any]]:
-    """The named constants of a graph."""
-    return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_from_string(graph).graph.initializer}
+    """The large named constants of a graph."""
+    constants = onnx.load_from_string(graph).graph.initializer
+    return {each.name: onnx.numpy_helper.to_array(each) for each in constants if each.ByteSize() >= LARGE_TENSOR}
 
 
 def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[NDArray[Any]]:

@@ -11,6 +11,7 @@ from blemish.cli import (
     diagnose,
     evaluate,
     export,
+    extend,
     info,
     inspect,
     listings,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(train.train)
+app.command()(extend.extend)
 app.command()(inspect.inspect)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)

@@ -108,6 +108,7 @@ class Method(nn.Module):
     Attributes
     ----------
     name : as on the command line; title : the paper's name and source.
+    extendable : True where a trained method, trained again on other images, adds them to what it knows.
     fast : what the fast preset changes in the config.
     cheap_to_fit : True where fitting takes about one look at the images, so that it can be done once per fold.
     only_for_training : how the names begin of what was learned and the map does not need.
@@ -117,6 +118,7 @@ class Method(nn.Module):
     title: ClassVar[str]
     cheap_to_fit: ClassVar[bool] = False
     only_for_training: ClassVar[tuple[str, ...]] = ()
+    extendable: ClassVar[bool] = False
     fast: ClassVar[dict[str, Any]] = {}
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 

@@ -24,6 +24,7 @@ from blemish.teachers import FeaturePyramid
 POINTS = 300
 ALIKE_PART = 0.8
 SCORED_PART = 0.005
+AS_SIMILAR = 1e-5
 
 
 @register("cpr", "CPR, cascade patch retrieval (Li et al., IEEE TIP 2024, arXiv 2308.06748)")
@@ -192,9 +193,14 @@ class CascadePatchRetrieval(Method):
         return [image, similar, self.foreground(finest)]
 
     def nearest(self, histogram: Tensor, count: int) -> Tensor:
-        """The `count` most similar references, or all there are: B x blocks^2 x words -> B x count, nearest first."""
+        """The `count` most similar references, or all there are: B x blocks^2 x words -> B x count, nearest first.
+
+        Ours: of references that are as similar the first comes first. Rounding, which is another in a graph, would
+        choose among them.
+        """
         apart = divergence(histogram, self.histograms, ALIKE_PART)
-        return apart.topk(min(count, len(self.histograms)), dim=1, largest=False).indices
+        first = AS_SIMILAR * torch.arange(len(self.histograms), device=apart.device)
+        return (apart + first).topk(min(count, len(self.histograms)), dim=1, largest=False).indices
 
     def losses(self, textures: Textures, observed: Features) -> dict[str, Tensor]:
         """The contrastive loss of each scale, between images with synthetic anomalies and similar good ones."""

@@ -46,6 +46,7 @@ class PatchCore(Method):
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
 
     cheap_to_fit: ClassVar = True
+    extendable: ClassVar = True
     fast: ClassVar = {"bank_limit": 2000}
 
     bank: Tensor
@@ -93,12 +94,17 @@ class PatchCore(Method):
         return vectors
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """One pass: all patches, then the coreset of them."""
+        """One pass: all patches, then the coreset of them.
+
+        Ours: a bank that was learned before competes with the new patches for a place, and is so extended.
+        """
+        before = self.bank[self.bank_norms > 0]
         patches: list[Tensor] = []
 
         def finish(generator: torch.Generator, progress: Callable[[float], None]) -> None:
-            vectors = torch.cat(patches)
-            count = max(1, min(int(self.config.coreset * len(vectors)), self.config.bank_limit))
+            vectors = torch.cat([before, *patches])
+            wanted = len(before) + int(self.config.coreset * (len(vectors) - len(before)))
+            count = max(1, min(wanted, self.config.bank_limit))
             chosen = greedy_coreset(vectors, count, generator, progress=progress)
             self.bank = vectors[chosen].contiguous()
             self.bank_norms = self.bank.square().sum(1)

@@ -15,7 +15,13 @@ def squared_distances(vectors: Tensor, centres: Tensor) -> Tensor:
 
 
 def k_means(
-    vectors: Tensor, count: int, generator: torch.Generator, *, restarts: int = 10, rounds: int = 300
+    vectors: Tensor,
+    count: int,
+    generator: torch.Generator,
+    *,
+    guess: Tensor | None = None,
+    restarts: int = 10,
+    rounds: int = 300,
 ) -> Tensor:
     """The `count` centres of the best of `restarts` runs of Lloyd's algorithm, each begun by k-means++.
 
@@ -25,6 +31,7 @@ def k_means(
     Parameters
     ----------
     vectors : N x D, N at least 1. generator : of all draws; it lives on the CPU. rounds : of one run, at most.
+    guess : count x D, centres that one more run begins with.
 
     Returns
     -------
@@ -32,8 +39,8 @@ def k_means(
     """
     tolerance = SMALLEST_MOVE * float(vectors.var(0, correction=0).mean())
     best, smallest = vectors[:0], float("inf")
-    for _ in range(restarts):
-        centres = _spread_out(vectors, count, generator)
+    for run in range(restarts + (guess is not None)):
+        centres = guess if guess is not None and run == restarts else _spread_out(vectors, count, generator)
         for _ in range(rounds):
             nearest = squared_distances(vectors, centres).argmin(1)
             sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)

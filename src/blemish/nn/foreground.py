@@ -82,7 +82,9 @@ class Foreground(nn.Module):
         half.
         """
         every, (border, middle) = vectors.all(), vectors.where()
-        cluster = squared_distances(every, k_means(every, 2, generator)).argmin(1)
+        # What is looked for is the likeliest start: ten random ones miss the best clusters of some products.
+        guess = torch.stack([every[border].mean(0), every[middle].mean(0)])
+        cluster = squared_distances(every, k_means(every, 2, generator, guess=guess)).argmin(1)
         background = cluster == cluster[border].mode().values
         difference = float(background[border].float().mean() - background[middle].float().mean())
         behind, product = every[border & background], every[middle & ~background]
