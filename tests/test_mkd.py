@@ -320,9 +320,9 @@ def test_the_schedule_is_the_published_one(method: MultiresolutionDistillation) 
     assert MultiresolutionDistillation.Config().image_size == 128
 
 
-@pytest.mark.parametrize("settings", [{"strides": (4, 8, 32)}, {"strides": (14,)}, {"opening": 4}])
+@pytest.mark.parametrize("settings", [{"strides": (4, 8, 32)}, {"strides": (14,)}])
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"strides 1, 2, 4, 8 and 16 only|odd number"):
+    with pytest.raises(ValueError, match="strides 1, 2, 4, 8 and 16 only"):
         MultiresolutionDistillation.Config.model_validate(settings)
 
 

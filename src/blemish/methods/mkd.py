@@ -21,6 +21,8 @@ NARROW = 16
 """Channels of the cloner's layers that the teacher is not compared with; published code."""
 SCORED = 3
 """Levels that make the score, the deepest; published code."""
+OPENING = 5
+"""Side of the opening's square in pixels; ours."""
 SOFTNESS = 0.1
 """Rounding of the gradient's jumps, in means of a layer's values; ours."""
 
@@ -110,7 +112,6 @@ class MultiresolutionDistillation(FeatureMatching):
         epochs: int = Field(default=601, gt=0, description="whole passes over the training images; published code")
         steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; ours")
-        opening: int = Field(default=5, ge=1, le=31, description="side of the opening's square, pixels, odd; ours")
 
         @field_validator("strides")
         @classmethod
@@ -118,13 +119,6 @@ class MultiresolutionDistillation(FeatureMatching):
             if not {*strides} <= {1, 2, 4, 8, 16}:
                 raise ValueError("the cloner has levels at strides 1, 2, 4, 8 and 16 only")
             return strides
-
-        @field_validator("opening")
-        @classmethod
-        def _odd(cls, side: int) -> int:
-            if side % 2 == 0:
-                raise ValueError("an opening needs a middle: an odd number of pixels")
-            return side
 
     fast: ClassVar = {"steps": 300, "batch_size": 16}
 
@@ -183,7 +177,7 @@ class MultiresolutionDistillation(FeatureMatching):
         As in the published code the score leaves out the finest of four levels.
         """
         score, gradient = self.score_and_gradient(image)
-        return AnomalyMap(opening(self.head([gradient.abs().sum(1)]), self.config.opening), score)
+        return AnomalyMap(opening(self.head([gradient.abs().sum(1)]), OPENING), score)
 
     def score_and_gradient(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The score, B, and its gradient with respect to the normalised image, B x 3 x S x S."""
