@@ -94,15 +94,16 @@ class BootstrappedRepresentations(ReverseDistillation):
             return self
 
     config: Config
-    fast: ClassVar = {"image_size": 128, "steps": 1500, "projector_learning_rate": 0.001}
+    fast: ClassVar = {"image_size": 128, "steps": 1000, "projector_learning_rate": 0.001}
     alignment: Alignment
     momentum: Momentum
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
         shape = RESNETS.get(teacher.info.backbone.partition(".")[0], OTHER)
-        # A thinner embedding than RD4AD's, drawn as torch draws it; "basic" blocks have no inner width.
-        self.bottleneck = Bottleneck(teacher.info.channels, replace(shape, width=1 / 4))
+        # With the ResNets, thinner than RD4AD's and drawn as torch draws it. Others keep the bottleneck of `rd`.
+        if shape is not OTHER:
+            self.bottleneck = Bottleneck(teacher.info.channels, replace(shape, width=1 / 4))
         self.projectors = nn.ModuleList([Projector(channels) for channels in teacher.info.channels])
         self.locations = ((teacher.grids(config.image_size)[-1] + 1) // 2) ** 2
 
