@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blemish.methods.base import Features, GradientStage, Stage, register
-from blemish.methods.rd import ReverseDistillation
+from blemish.methods.rd import RESNETS, ReverseDistillation
 from blemish.nn.projector import Projector
 from blemish.nn.prototypes import Alignment
 from blemish.nn.reverse import Bottleneck
@@ -94,14 +94,15 @@ class BootstrappedRepresentations(ReverseDistillation):
             return self
 
     config: Config
-    fast: ClassVar = {"image_size": 128, "steps": 1500, "projector_learning_rate": 0.001}
+    fast: ClassVar = {"image_size": 128, "steps": 1000, "projector_learning_rate": 0.001}
     alignment: Alignment
     momentum: Momentum
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        # A thinner embedding than RD4AD's, drawn as torch draws it; "basic" blocks have no inner width.
-        self.bottleneck = Bottleneck(teacher.info.channels, replace(self.shape, width=1 / 4))
+        # With the ResNets, thinner than RD4AD's and drawn as torch draws it. Others keep the bottleneck of `rd`.
+        if self.shape in RESNETS.values():
+            self.bottleneck = Bottleneck(teacher.info.channels, replace(self.shape, width=1 / 4))
         self.projectors = nn.ModuleList([Projector(channels) for channels in teacher.info.channels])
         self.locations = ((teacher.grids(config.image_size)[-1] + 1) // 2) ** 2
 
