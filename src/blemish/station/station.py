@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Inspections
+from blemish.station.inspections import Hours, Inspections
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.people import People
@@ -72,6 +72,7 @@ class Station:
                     todo="Add an admin first: blemish station-user add NAME --role admin",
                 )
             self.inspections = Inspections(self.store, settings.name)
+            self.hours = Hours(self.inspections)
             self.models = Models(settings, self.store, self.archive)
             self.metrics = Metrics(settings, self.models)
             self.models.start()
