@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from blemish.station.settings import Settings
 from blemish.station.station import Station
 from blemish.station.whatif import expected_rate, rate_range
 from stations import document, make_model, part, settings
+from test_station_store import inspection
 
 URL = "/api/v1/models/cap/versions/1"
 
@@ -169,6 +171,36 @@ def test_the_range_holds_in_a_simulation() -> None:
         inside += low <= np.exp(-limit) <= high
     # 90 % are expected; the standard deviation is 13.4, and chance alone is five of them off once in a million runs.
     assert abs(inside - 1800) < 67
+
+
+# Counts
+
+
+def test_hours_are_what_was_counted_from_scratch_however_often_they_are_asked_for(station: Station) -> None:
+    rng = np.random.default_rng(2)
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    times = sorted(noon + timedelta(minutes=float(minute)) for minute in rng.uniform(0, 400, 60))
+    verdicts = rng.choice(["OK", "NG"], 60).tolist()
+    added = 0
+    for moment in (noon + timedelta(minutes=minute) for minute in (30, 60.5, 70, 110, 185, 186, 300, 400)):
+        while added < 60 and times[added] <= moment:
+            station.inspections.add([inspection(time=times[added], verdict=verdicts[added])])
+            added += 1
+        station.inspections.add([inspection(time=moment, station="another line")])
+
+        hours = station.hours.last(4, moment)
+
+        assert [begin for begin, _ in hours] == [
+            moment.replace(minute=0, second=0) - timedelta(hours=ago) for ago in (3, 2, 1, 0)
+        ]
+        for begin, counts in hours:
+            inside = [
+                v
+                for t, v in zip(times, verdicts, strict=True)
+                if begin <= t < begin + timedelta(hours=1) and t <= moment
+            ]
+            assert counts == Counter(inside)
+    assert added > 50
 
 
 # The queue
