@@ -16,7 +16,7 @@ from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
 from blemish.station.comparison import Comparing
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Inspections, RequestKey
+from blemish.station.inspections import Hours, Inspections, RequestKey
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.people import People
@@ -80,6 +80,7 @@ class Station:
                     todo="Add an admin first: blemish station-user add NAME --role admin",
                 )
             self.inspections = Inspections(self.store, settings.name, settings.audit_share)
+            self.hours = Hours(self.inspections)
             self.models = Models(settings, self.store, self.archive)
             self.metrics = Metrics(settings, self.models)
             self.trainings = Trainings(settings, self.store, self.archive, self.models, self.inspections)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from blemish.decisions import Calibration, Verdict
-from blemish.station.inspections import newest_review
+from blemish.station.inspections import at_station, newest_review
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, Review
 
@@ -63,7 +63,7 @@ def what_if(store: Store, station: str, model: str, version: int, calibration: C
         select(Inspection.id, Inspection.verdict, Inspection.p_value, Review.label)
         .outerjoin(Review, newest_review())
         .where(
-            Inspection.station == station,
+            at_station(station),
             Inspection.model == model,
             Inspection.version == version,
             Inspection.p_value.is_not(None),

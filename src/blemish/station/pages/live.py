@@ -74,22 +74,16 @@ def _board(station: Station) -> dict[str, Any]:
         "counts": last_hour,
         "share": last_hour.get("OK", 0) / judged if judged else None,
         "draining": station.draining,
-        "none": not any(state.versions for state in states),
+        "no_models": not any(state.versions for state in states),
         "problems": [state for state in states if state.problem or (state.active is not None and not state.ready)],
         "minutes": _quiet_minutes(latest, moment),
     }
 
 
 def _hours(station: Station, moment: datetime) -> list[Hour]:
-    first = moment.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
-    begins = [first + timedelta(hours=i) for i in range(HOURS)]
-    counts: dict[str, dict[str, int]] = {f"{begin:%Y-%m-%dT%H:00:00Z}": {} for begin in begins}
-    for hour, verdict, count in station.inspections.stats(Filter(station=station.settings.name, since=first)):
-        # An image may come while the hour changes.
-        counts.setdefault(hour, {})[verdict] = count
-    columns = list(counts.values())[:HOURS]
-    bars = stacked(columns, ORDER, CHART_HEIGHT)
-    return [Hour(*hour) for hour in zip(begins, columns, bars, strict=True)]
+    hours = station.hours.last(HOURS, moment)
+    bars = stacked([counts for _, counts in hours], ORDER, CHART_HEIGHT)
+    return [Hour(begin, counts, column) for (begin, counts), column in zip(hours, bars, strict=True)]
 
 
 def _quiet_minutes(latest: Sequence[Inspection], moment: datetime) -> int | None:

@@ -19,6 +19,9 @@ async function refresh() {
     const same = pictures.get(image.getAttribute("src"));
     if (same) image.replaceWith(same);
   }
+  // Alarms that go on are not read out again each time something comes.
+  const [before, after] = [board, fresh].map((one) => one.querySelector(".alarms"));
+  if (before.isEqualNode(after)) after.replaceWith(before);
   localTimes(fresh);
   board.replaceWith(fresh);
   shown = found;
