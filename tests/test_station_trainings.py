@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import create_engine
 
 from blemish.station import trainings
 from blemish.station.app import make_app
-from blemish.station.errors import STATUS, Code, StationError
+from blemish.station.errors import STATUS, Code, StationError, database_unavailable
 from blemish.station.inspections import Filter, audit_bound
 from blemish.station.settings import Settings
 from blemish.station.station import Station
@@ -194,6 +195,38 @@ def test_a_stop_interrupts_and_the_next_station_goes_on_from_the_state(line: Sta
     assert document(client.post(f"/api/v1/trainings/{number}/continue"))["state"] in ("queued", "running")
     reaches(client, number, "done")
     again.close()
+
+
+def test_a_database_that_is_down_when_a_training_ends_is_waited_for(
+    line: Station, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainings, "LOOK_SECONDS", 0.05)
+    line.trainings._news.set()
+    number = ask(client, "waits")["id"]
+    until(lambda: line.trainings.get(number).progress == 0.5, "it is half done")
+    engine, taken = line.store.engine, line.models.add_candidate
+    refused = 0
+
+    def broken(*arguments: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        if refused < 3:
+            raise database_unavailable()
+        return taken(*arguments)
+
+    monkeypatch.setattr(line.models, "add_candidate", broken)
+    assert line.trainings._current is not None
+    process = line.trainings._current[1]
+    monkeypatch.setattr(line.store, "engine", create_engine("sqlite:////nowhere/at/all.db"))
+    (line.archive.data / "trainings" / str(number) / "cap.blemish").write_bytes(
+        (line.settings.models / "cap.blemish").read_bytes()
+    )
+    process.terminate()
+    process.wait()
+    monkeypatch.setattr(line.store, "engine", engine)
+
+    reaches(client, number, "done")
+    assert refused == 3
 
 
 def test_only_images_people_found_good_are_trained_on_and_none_that_calibrate(
