@@ -332,6 +332,7 @@ class Trainings:
 
     def _work(self) -> None:
         while not self._stopped.is_set():
+            training = None
             try:
                 training = self._next()
                 if training is not None:
@@ -341,6 +342,8 @@ class Trainings:
                 log.warning("Trainings: %s", error)
             except Exception:  # A thread that ends would train nothing any more.
                 log.exception("Trainings failed")
+                if training is not None:
+                    self._over(training.id, "failed", problem="the station failed at it; its own log says why")
             self._news.wait(LOOK_SECONDS)
             self._news.clear()
 
@@ -378,9 +381,14 @@ class Trainings:
                 problem = self._follow(number, process, order)
             finally:
                 end(process)
+                for pipe in (process.stdin, process.stdout):
+                    # What it was not there to read any more is lost.
+                    with suppress(OSError):
+                        if pipe is not None:
+                            pipe.close()
                 with self._guard:
                     self._current = None
-        if self.get(number).state == "running":
+        if self._state(number) == "running":
             if result.exists() and not problem:
                 self._take(training, result)
             elif self._stopped.is_set():
@@ -388,7 +396,7 @@ class Trainings:
             else:
                 status = None if process is None else process.returncode
                 self._over(number, "failed", problem=problem or f"it ended with status {status}; its log may say why")
-        if self.get(number).state in ("done", "cancelled"):
+        if self._state(number) in ("done", "cancelled"):
             self._clear(number)
 
     def _follow(self, number: int, process: subprocess.Popen[str], order: dict[str, Any]) -> str:
@@ -437,6 +445,15 @@ class Trainings:
                 if self._stopped.wait(LOOK_SECONDS):
                     return
         self._over(training.id, "done", version=version.version, progress=1.0)
+
+    def _state(self, number: int) -> str | None:
+        """How a training stands. While the database is down, wait for it; None if the station stops meanwhile."""
+        while True:
+            try:
+                return self.get(number).state
+            except StationError:
+                if self._stopped.wait(LOOK_SECONDS):
+                    return None
 
     def _over(self, number: int, state: State, **values: Any) -> None:
         """Write how it ended, unless it was cancelled meanwhile. While the database is down, wait for it."""
