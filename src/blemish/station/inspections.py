@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -81,10 +81,18 @@ class Inspections:
         self.store = store
         self.station = station
 
-    def add(self, rows: list[Inspection]) -> None:
-        """Write rows, all or none; they are on the disk when this returns, and have their id."""
+    def add(self, rows: list[Inspection], also: Callable[[Session], None] | None = None) -> None:
+        """Write rows, all or none; they are on the disk when this returns, and have their id.
+
+        Parameters
+        ----------
+        also : writes what has to be there if and only if they are.
+        """
         with self.store.write() as session:
             session.add_all(rows)
+            if also is not None:
+                session.flush()
+                also(session)
 
     def get(self, number: int) -> Row:
         """One inspection and the review that counts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from blemish import __version__
-from blemish.station.api import audit, inspections, kserve, metrics, models, people
+from blemish.station.api import audit, drift, flow, inspections, kserve, metrics, models, people
 from blemish.station.api.answers import answer_errors
 from blemish.station.api.guards import BodyLimit, Headers, Measured, OwnHost
 from blemish.station.station import Station
@@ -31,7 +31,7 @@ def make_app(station: Station) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.station = station
-    for room in (inspections, models, people, audit, kserve, metrics):
+    for room in (inspections, models, drift, flow, people, audit, kserve, metrics):
         app.include_router(room.router)
     answer_errors(app)
     # The last one added is the first to see a request.

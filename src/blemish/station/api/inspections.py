@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -23,6 +22,7 @@ from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStatio
 from blemish.station.archive import decode_map, heat_map, overlaid
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName
+from blemish.station.sinks.csv_file import cell
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
 
@@ -463,17 +463,8 @@ def _csv(rows: Iterator[Row]) -> Iterator[str]:
         inspection, review = first
         cells = [getattr(inspection, name) for name in COLUMNS]
         answers = ["" if review is None else getattr(review, name) for name in REVIEW_COLUMNS]
-        writer.writerow([_cell(value) for value in (*cells, json.dumps(inspection.regions), *answers)])
+        writer.writerow([cell(value) for value in (*cells, inspection.regions, *answers)])
         first = next(rows, None)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    # A spreadsheet would take it for a formula, and what it says is anyone's to choose.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
 
 
 def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
