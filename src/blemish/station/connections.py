@@ -26,7 +26,7 @@ from blemish.errors import UsageError
 
 def _from_its_file(path: Path, info: ValidationInfo) -> Path:
     """A path of a configuration file counts from the folder of that file."""
-    base = (info.context or {}).get("base", Path())
+    base: Path = (info.context or {}).get("base", Path())
     return (base / path).absolute()
 
 

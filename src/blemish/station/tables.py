@@ -244,7 +244,7 @@ class TakenFile(Table):
 
 
 class DriftState(Table):
-    """Where the test of a version for drift stands; see `drift.test`.
+    """Where the test of a version for drift stands; see `drift.watch`.
 
     reference : what is compared with; it changes only while it is gathered. state : all the rest.
     """

@@ -1,6 +1,6 @@
 """Whether production is still what a version was calibrated for.
 
-`test` holds the statistics, `monitor` keeps them in the database, `pictures` measures images.
+`evidence` is the statistics, `watch` what is tested, `pictures` what is measured, `monitor` keeps it all.
 """
 
 from __future__ import annotations

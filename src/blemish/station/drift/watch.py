@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from blemish.decisions import Calibration
 from blemish.station.drift.pictures import STATISTICS
-from blemish.station.drift.test import TILTS, Capital, Urn, rate_bound
+from blemish.station.drift.evidence import TILTS, Capital, Urn, rate_bound
 from blemish.station.settings import Drift
 
 SCORE, NG_SHARE = "score", "ng_share"
@@ -20,7 +20,7 @@ BOUND_SHARE: Final = 0.1
 
 
 class Watched(BaseModel):
-    """What is kept between two images. counts : of the gaps of each urn; capitals : staked, and t, of each component."""
+    """What is kept between two images. counts : of the gaps of each urn. staked, t : of the capital of each component."""
 
     model_config = ConfigDict(extra="forbid")
 

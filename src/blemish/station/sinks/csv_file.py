@@ -14,7 +14,7 @@ from blemish.station.connections import CsvSink
 from blemish.station.sinks.delivery import UnreachableError
 from blemish.station.tables import Inspection, OutboxEntry
 
-COLUMNS: Final = ("event", *(key for key in Inspection.__table__.columns.keys() if key != "pictures_removed"))
+COLUMNS: Final = ("event", *(column.key for column in Inspection.__table__.columns if column.key != "pictures_removed"))
 
 
 class CsvFile:

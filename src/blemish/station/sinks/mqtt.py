@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTErrorCode
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 

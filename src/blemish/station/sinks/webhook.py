@@ -1,7 +1,7 @@
-"""Results by HTTP, signed as https://www.standardwebhooks.com has it.
+"""Results by HTTP, signed as the Standard Webhooks specification has it.
 
-The signature is HMAC-SHA256 over `ID.TIMESTAMP.BODY`, in base64 behind "v1,". Whoever receives it can tell that it comes
-from this station, that nothing was changed, and that it is not an old one sent again.
+The signature is HMAC-SHA256 over `ID.TIMESTAMP.BODY`, in base64 behind "v1,". Whoever receives it can tell that it
+comes from this station, that nothing was changed, and that it is not an old one sent again.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ exactly uniform and independent of all p before it, whatever the distribution of
 values there are. (These are the p-values of conformal test martingales, Vovk et al., "Retrain or not retrain",
 COPA 2021, with the values between two reference values not told apart, so that n + 1 counts are all that is kept.)
 
-**Bets.** A bet on small p multiplies its stake by 1 + c (1/2 - p), which is 1 on average if p is uniform. The whole is a
-capital that starts at 1, of which some is staked at every image on each of a few c. The stakes of all images add up to
-no more than 1, and those of later images shrink slowly, about as 1 / (t log(t)^2): a change after a year is found nearly
-as soon as one after a day. The capital is a martingale, so by Ville's inequality the chance that it ever reaches 1/a is
-at most a. Tilts below 1 are left out on purpose: a bet wins in the long run only if the mean p is off 1/2 by more than
+**Bets.** A bet on small p multiplies its stake by 1 + c (1/2 - p), which is 1 on average if p is uniform. The whole is
+a capital that starts at 1, of which some is staked at every image on each of a few c. The stakes of all images add up
+to no more than 1, and those of later images shrink slowly, about as 1 / (t log(t)^2): a change after a year is found
+nearly as soon as one after a day. The capital is a martingale, so by Ville's inequality the chance that it ever reaches
+1/a is at most a. Tilts below 1 are left out on purpose: a bet wins in the long run only if the mean p is off 1/2 by more than
 about c/24, so that small differences that last, as of a few odd parts, are no drift.
 
 **Bad parts.** Real production has some. Two capitals look at scores: one at the ranks of those that are not NG, which
