@@ -15,12 +15,13 @@ COPA 2021, with the values between two reference values not told apart, so that 
 a capital that starts at 1, of which some is staked at every image on each of a few c. The stakes of all images add up
 to no more than 1, and those of later images shrink slowly, about as 1 / (t log(t)^2): a change after a year is found
 nearly as soon as one after a day. The capital is a martingale, so by Ville's inequality the chance that it ever reaches
-1/a is at most a. Tilts below 1 are left out on purpose: a bet wins in the long run only if the mean p is off 1/2 by more than
-about c/24, so that small differences that last, as of a few odd parts, are no drift.
+1/a is at most a. Tilts below 1 are left out on purpose: a bet wins in the long run only if the mean p is off 1/2 by
+more than about c/24, so that small differences that last, as of a few odd parts, are no drift.
 
 **Bad parts.** Real production has some. Two capitals look at scores: one at the ranks of those that are not NG, which
-are an urn of their own and do not depend on how many NG there are; and one that bets on NG and wins where more than
-`tolerated` of the parts are bad for long, however they come. What NG a good part is by chance is bounded from above
+are an urn of their own and do not depend on how many NG there are; and one that bets on NG and does not win as long as,
+whatever came before, the chance that the next part is bad is at most `tolerated_ng`. A long run of bad parts is drift.
+What NG a good part is by chance is bounded from above
 with confidence 1 - d: the rate of a threshold at the k-th largest of n scores is distributed as Beta(k, n + 1 - k).
 
 **All together** the mean of the capitals is again one, and the alarm is raised where it reaches 1/a, with a + d the

@@ -9,8 +9,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from blemish.decisions import Calibration
-from blemish.station.drift.pictures import STATISTICS
 from blemish.station.drift.evidence import TILTS, Capital, Urn, rate_bound
+from blemish.station.drift.pictures import STATISTICS
 from blemish.station.settings import Drift
 
 SCORE, NG_SHARE = "score", "ng_share"
@@ -20,7 +20,7 @@ BOUND_SHARE: Final = 0.1
 
 
 class Watched(BaseModel):
-    """What is kept between two images. counts : of the gaps of each urn. staked, t : of the capital of each component."""
+    """What is kept between two images. counts : of the gaps of each urn. staked, t : of each component's capital."""
 
     model_config = ConfigDict(extra="forbid")
 
