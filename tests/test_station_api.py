@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from blemish.runtime import load
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.errors import STATUS, Code
 from blemish.station.settings import Settings
 from blemish.station.station import Station

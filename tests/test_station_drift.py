@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from scipy import stats
 
 from blemish.decisions import Calibration, calibrate
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.drift.evidence import Capital, Urn, rate_bound
 from blemish.station.drift.pictures import STATISTICS, statistics
 from blemish.station.drift.watch import COMPONENTS, NG_SHARE, SCORE, Watch, Watched

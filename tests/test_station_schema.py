@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import stations
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.station import Station
 
 EXAMPLES = 5

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from blemish.errors import UsageError
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Filter, Inspections
 from blemish.station.people import People
@@ -28,11 +28,16 @@ from blemish.station.tables import (
     Account,
     Activation,
     AuditEntry,
+    DriftDay,
+    DriftState,
     Inspection,
     ModelVersion,
+    OutboxEntry,
+    Rates,
     Review,
     SignIn,
     Table,
+    TakenFile,
     Token,
     now,
 )
@@ -59,6 +64,8 @@ def inspection(**changes: object) -> Inspection:
         "score": 0.1 + 0.2,
         "p_value": 0.05,
         "threshold": 0.3,
+        "false_alarm_rate": 0.05,
+        "review_rate": 0.1,
         "regions": [{"x": 1, "y": 2, "width": 3, "height": 4, "area": 12, "peak": 0.5}],
         "map_sha256": "3" * 64,
         "waited_ms": 0.25,
@@ -80,6 +87,15 @@ def fill(store: Store) -> None:
             [
                 ModelVersion(model="cap", version=1, sha256="1" * 64, manifest={"method": "rd"}, added=NOON),
                 Activation(time=NOON, station="line-1", model="cap", version=1, by="lena"),
+                Rates(
+                    time=NOON,
+                    station="line-1",
+                    model="cap",
+                    version=1,
+                    false_alarm_rate=0.05,
+                    review_rate=0.1,
+                    by="lena",
+                ),
                 Review(
                     inspection_id=first.id,
                     time=NOON,
@@ -89,6 +105,28 @@ def fill(store: Store) -> None:
                     note="Staub, nicht Kratzer: 灰尘",
                     region=[[1.5, 2], [3, 4], [5, 6]],
                 ),
+                OutboxEntry(
+                    time=NOON,
+                    station="line-1",
+                    sink="mes",
+                    event="e" * 36,
+                    body={"type": "inspection", "note": "灰尘"},
+                    attempts=2,
+                    dead=True,
+                    problem="it answers 400",
+                ),
+                TakenFile(station="line-1", source="tray", name="00017-a.png"),
+                DriftState(
+                    station="line-1",
+                    model="cap",
+                    version=1,
+                    since=NOON,
+                    reference={"warmth": [0.1 + 0.2]},
+                    state={"images": 3},
+                    alarm=NOON,
+                    cause="warmth",
+                ),
+                DriftDay(station="line-1", model="cap", version=1, day="2026-03-01", summary={"images": 3}, value=0.7),
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
@@ -110,14 +148,21 @@ def counts(store: Store) -> dict[str, int]:
 FILLED = {
     "model_version": 1,
     "activation": 1,
+    "rates": 1,
     "inspection": 2,
     "review": 1,
     "account": 1,
     "sign_in": 1,
     "token": 1,
     "audit": 1,
+    "outbox": 1,
+    "taken_file": 1,
+    "drift_state": 1,
+    "drift_day": 1,
 }
-PEOPLE = ("account", "sign_in", "token", "audit")
+FLOW_AND_DRIFT = ("outbox", "taken_file", "drift_state", "drift_day")
+LATER = ("account", "sign_in", "token", "audit", "rates", *FLOW_AND_DRIFT)
+"""Tables that were not there at the first revision."""
 
 
 @pytest.fixture(scope="module")
@@ -216,18 +261,30 @@ def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tabl
 
     store.migrate("0001")
 
-    kept = {name: count for name, count in FILLED.items() if name not in PEOPLE}
+    kept = {name: count for name, count in FILLED.items() if name not in LATER}
     assert counts(store) == kept
     store.migrate()
-    assert counts(store) == {**kept, **dict.fromkeys(PEOPLE, 0)}
+    assert counts(store) == {**kept, **dict.fromkeys(LATER, 0)}
     row, review = Inspections(store, "line-1").get(1)
     assert (row.time, row.score, row.regions) == (NOON, 0.1 + 0.2, inspection().regions)
+    assert (row.false_alarm_rate, row.review_rate) == (None, None)
     assert review is not None
     assert (review.note, review.region) == ("Staub, nicht Kratzer: 灰尘", [[1.5, 2], [3, 4], [5, 6]])
     store.migrate("base")
     assert counts(store) == {}
     store.migrate()
     assert counts(store) == dict.fromkeys(FILLED, 0)
+
+
+def test_migrating_flow_and_drift_down_and_up_again_loses_their_tables_and_nothing_else(store: Store) -> None:
+    store.migrate()
+    fill(store)
+
+    store.migrate("0005")
+
+    assert counts(store) == {name: count for name, count in FILLED.items() if name not in FLOW_AND_DRIFT}
+    store.migrate()
+    assert counts(store) == {**FILLED, **dict.fromkeys(FLOW_AND_DRIFT, 0)}
 
 
 def test_migrating_twice_changes_nothing(store: Store) -> None:

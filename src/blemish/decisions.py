@@ -84,10 +84,13 @@ class Calibration(BaseModel):
 
     def verdict(self, score: float) -> Verdict:
         """NG, REVIEW or OK by the p-value of `score`."""
-        p = self.p_value(score)
-        if p <= self.false_alarm_rate:
+        return self.verdict_of(self.p_value(score))
+
+    def verdict_of(self, p_value: float) -> Verdict:
+        """NG, REVIEW or OK by a p-value."""
+        if p_value <= self.false_alarm_rate:
             return Verdict.NG
-        return Verdict.REVIEW if p <= self.review_rate else Verdict.OK
+        return Verdict.REVIEW if p_value <= self.review_rate else Verdict.OK
 
     def threshold(self, rate: float) -> float:
         """The score above which p is at most `rate`.

@@ -51,7 +51,7 @@ def score_histogram(groups: Sequence[Group], review_limit: float, limit: float) 
     everything = [limit, review_limit, *(score for group in groups for score in group.scores)]
     left, right, top, row, gap = 150.0, 848.0, 26.0, 64.0, 14.0
     bottom = top + len(groups) * (row + gap)
-    axis = _axis(min(everything), max(everything), left + 6, right - 6)
+    axis = score_axis(min(everything), max(everything), left + 6, right - 6)
     place = axis.place
 
     parts = []
@@ -74,7 +74,7 @@ def score_histogram(groups: Sequence[Group], review_limit: float, limit: float) 
     return _svg(860, bottom + 34, "Histogram of scores, with the ranges of OK, REVIEW and NG", parts)
 
 
-def _bars(group: Group, axis: _Axis, base: float, tallest: float) -> list[Markup]:
+def _bars(group: Group, axis: Axis, base: float, tallest: float) -> list[Markup]:
     """One histogram that stands on `base`."""
     edges = np.linspace(axis.begin, axis.end, _BINS + 1)
     counts, _ = np.histogram([axis.place(score) for score in group.scores], edges)
@@ -155,7 +155,7 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """From values to coordinates between `begin` and `end` and back."""
 
     begin: float
@@ -166,14 +166,14 @@ class _Axis:
     note: str
 
 
-def _axis(low: float, high: float, begin: float, end: float) -> _Axis:
+def score_axis(low: float, high: float, begin: float, end: float) -> Axis:
     """An axis for values from `low` to `high`, at coordinates from `begin` to `end`."""
     if 0 < low * _LOG_FROM < high:
         low_log, span = math.log(low), math.log(high / low)
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1,) if len(powers) > 4 else (1, 2, 5)
         ticks = [step * 10.0**power for power in powers for step in steps]
-        return _Axis(
+        return Axis(
             begin,
             end,
             place=lambda value: begin + (end - begin) * (math.log(value) - low_log) / span,
@@ -185,7 +185,7 @@ def _axis(low: float, high: float, begin: float, end: float) -> _Axis:
     power = 10.0 ** math.floor(math.log10(span))
     step = next(part * power for part in (0.1, 0.2, 0.5, 1.0) if span <= 10 * part * power)
     first, last = math.ceil(low / step), math.floor(high / step)
-    return _Axis(
+    return Axis(
         begin,
         end,
         place=lambda value: begin + (end - begin) * (value - low) / span,

@@ -186,7 +186,8 @@ def _lock(data: Path) -> sqlite3.Connection:
 # What is kept of an anomaly map: for each pixel one byte, its place on the scale from 0 to twice the threshold, that
 # scale of `pictures` whose colours people see. 128 and more are exactly the marked pixels.
 
-_LAST_CALM = 127
+LAST_CALM: Final = 127
+"""The last byte of an unmarked pixel."""
 
 
 def encode_map(anomaly_map: NDArray[np.float32], threshold: float) -> bytes:
@@ -194,7 +195,7 @@ def encode_map(anomaly_map: NDArray[np.float32], threshold: float) -> bytes:
     marked = anomaly_map > threshold
     relative = anomaly_map / threshold if threshold > 0 else np.where(marked, 2.0, 0.0)
     place = np.rint(np.clip(relative / 2, 0, 1) * 255)
-    return png(np.where(marked, np.maximum(place, _LAST_CALM + 1), np.minimum(place, _LAST_CALM)).astype(np.uint8))
+    return png(np.where(marked, np.maximum(place, LAST_CALM + 1), np.minimum(place, LAST_CALM)).astype(np.uint8))
 
 
 def decode_map(content: bytes) -> NDArray[np.uint8]:
@@ -210,4 +211,4 @@ def heat_map(codes: NDArray[np.uint8]) -> Picture:
 
 def overlaid(image: Picture, codes: NDArray[np.uint8]) -> Picture:
     """A decoded map laid over its image, with the outline of the marked pixels."""
-    return overlay(image, codes.astype(np.float32) / 127.5, 1.0, codes > _LAST_CALM)
+    return overlay(image, codes.astype(np.float32) / 127.5, 1.0, codes > LAST_CALM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
@@ -19,6 +19,10 @@ Label = Literal["normal", "anomalous"]
 Answer = Literal["confirmed", "overruled"]
 
 EXPORT_BATCH = 1000
+QUEUE: Final[tuple[VerdictName, ...]] = ("REVIEW", "NG", "REJECTED", "OK")
+"""What people review first."""
+COUNTED = 1000
+"""How far a queue is counted; beyond, its length matters to nobody."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def reviewed() -> ColumnElement[bool]:
     return select(Review.id).where(Review.inspection_id == Inspection.id).correlate(Inspection).exists()
 
 
-def _counts() -> ColumnElement[bool]:
-    """Whether a review is the newest one of its inspection, as SQL."""
+def newest_review() -> ColumnElement[bool]:
+    """Whether a review is the one that counts, the newest one of its inspection, as SQL."""
     other = aliased(Review)
     newest = select(func.max(other.id)).where(other.inspection_id == Inspection.id).correlate(Inspection)
     return Review.id == newest.scalar_subquery()
@@ -65,7 +69,7 @@ def _counts() -> ColumnElement[bool]:
 def _with_reviews(query: Filter) -> Select[Inspection, Review]:
     return (
         select(Inspection, Review)
-        .outerjoin(Review, _counts())
+        .outerjoin(Review, newest_review())
         .where(*query.conditions())
         .order_by(Inspection.id.desc())
     )
@@ -112,6 +116,43 @@ class Inspections:
             statement = statement.where(Inspection.id < before)
         with self.store.read() as session:
             return [(inspection, review) for inspection, review in session.execute(statement)]
+
+    def queue(self, model: str | None, after: str | None, limit: int) -> list[Row]:
+        """Inspections that nobody has reviewed: doubtful ones first, then NG, REJECTED, OK; of each the newest first.
+
+        Parameters
+        ----------
+        model : None takes all. after : the `place_in_queue` of an inspection; those that follow it are given.
+
+        Raises
+        ------
+        StationError
+            invalid_cursor.
+        """
+        verdict, before = QUEUE[0], None
+        if after is not None:
+            name, _, number = after.partition("-")
+            if name not in QUEUE or not number.isdecimal() or len(number) > 18:
+                raise StationError(Code.INVALID_CURSOR, f"{after!r} is no place in the queue")
+            verdict, before = name, int(number)
+        found: list[Row] = []
+        for one in QUEUE[QUEUE.index(verdict) :]:
+            query = Filter(verdict=one, model=model, station=self.station, reviewed=False)
+            found += self.page(query, before, limit - len(found))
+            before = None
+            if len(found) == limit:
+                break
+        return found
+
+    def queued(self, model: str | None) -> dict[VerdictName, int]:
+        """How many inspections of each verdict nobody has reviewed, counted up to COUNTED."""
+        with self.store.read() as session:
+            counts: dict[VerdictName, int] = {}
+            for verdict in QUEUE:
+                query = Filter(verdict=verdict, model=model, station=self.station, reviewed=False)
+                some = select(Inspection.id).where(*query.conditions()).limit(COUNTED).subquery()
+                counts[verdict] = session.scalar(select(func.count()).select_from(some)) or 0
+            return counts
 
     def everything(self, query: Filter) -> Iterator[Row]:
         """All of them, newest first, in memory a batch at a time; what is added meanwhile is left out."""
@@ -169,13 +210,18 @@ class Inspections:
         """Verdict, answer and label of the reviews that count, and how many."""
         statement = (
             select(Inspection.verdict, Review.answer, Review.label, func.count())
-            .join(Review, _counts())
+            .join(Review, newest_review())
             .where(*query.conditions())
             .group_by(Inspection.verdict, Review.answer, Review.label)
             .order_by(Inspection.verdict, Review.answer, Review.label)
         )
         with self.store.read() as session:
             return [(verdict, answer, label, n) for verdict, answer, label, n in session.execute(statement)]
+
+
+def place_in_queue(inspection: Inspection) -> str:
+    """Where an inspection is in the queue of those to be reviewed."""
+    return f"{inspection.verdict}-{inspection.id}"
 
 
 def label_of(verdict: str, answer: Answer, label: Label | None) -> Label:
@@ -211,7 +257,7 @@ def audit_entry(station: str, by: str, action: str, subject: str, detail: dict[s
 
 
 def _found(session: Session, number: int) -> Row:
-    statement = select(Inspection, Review).outerjoin(Review, _counts()).where(Inspection.id == number)
+    statement = select(Inspection, Review).outerjoin(Review, newest_review()).where(Inspection.id == number)
     row = session.execute(statement).one_or_none()
     if row is None:
         raise StationError(Code.NO_SUCH_INSPECTION, f"there is no inspection {number}")

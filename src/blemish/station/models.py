@@ -22,6 +22,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from blemish.decisions import Calibration
 from blemish.errors import ModelFileError
 from blemish.modelfile import SUFFIX, ModelFile, open_model_file
 from blemish.runtime import Detector
@@ -31,7 +32,7 @@ from blemish.station.errors import Code, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.settings import Settings
 from blemish.station.store import Store
-from blemish.station.tables import Activation, ModelVersion, now
+from blemish.station.tables import Activation, ModelVersion, Rates, now
 from blemish.station.worker import Judged, RetiredError, Version, Worker
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Models:
         self._guard = threading.Lock()
         self._versions: dict[str, dict[int, ModelVersion]] = {}
         self._active: dict[str, int] = {}
+        self._rates: dict[tuple[str, int], tuple[float, float]] = {}
         self._workers: OrderedDict[tuple[str, int], Worker] = OrderedDict()
         self._retired: list[Worker] = []
         self._seen: dict[Path, tuple[int, int]] = {}
@@ -91,7 +93,12 @@ class Models:
                 rows = session.scalars(
                     select(Activation).where(Activation.id.in_(newest.group_by(Activation.model)))
                 ).all()
+                newest = select(func.max(Rates.id)).where(Rates.station == self.settings.name)
+                rates = session.scalars(
+                    select(Rates).where(Rates.id.in_(newest.group_by(Rates.model, Rates.version)))
+                ).all()
             self._active = {row.model: row.version for row in rows}
+            self._rates = {(row.model, row.version): (row.false_alarm_rate, row.review_rate) for row in rates}
             for name, number in self._active.items():
                 try:
                     self._worker(name, number)
@@ -270,6 +277,48 @@ class Models:
         self._problems.pop(name, None)
         self._retire_spare()
 
+    # Rates
+
+    def calibration(self, version: ModelVersion) -> Calibration:
+        """How a version judges here: its calibration, with the rates that were chosen for it at this station."""
+        of_file = Calibration.model_validate(version.manifest["calibration"])
+        rates = self._rates.get((version.model, version.version))
+        return of_file if rates is None else of_file.with_rates(*rates)
+
+    def choose_rates(self, name: str, number: int, false_alarm_rate: float, review_rate: float, by: str) -> None:
+        """Judge with these rates from now on; images that already wait are judged by those they came under.
+
+        Raises
+        ------
+        UsageError
+            Rates that the calibration images do not reach, or that contradict each other.
+        StationError
+            no_such_model, no_such_version, database_unavailable.
+        """
+        with self._changing:
+            version = self.version(name, number)
+            before = self.calibration(version)
+            after = before.with_rates(false_alarm_rate, review_rate)
+            station = self.settings.name
+            with self.store.write() as session:
+                chosen = {"false_alarm_rate": after.false_alarm_rate, "review_rate": after.review_rate}
+                session.add(Rates(time=now(), station=station, model=name, version=number, by=by, **chosen))
+                were = {"false_alarm_rate": before.false_alarm_rate, "review_rate": before.review_rate}
+                detail = {"version": number, **chosen, "before": were}
+                session.add(audit_entry(station, by, "choose rates", f"model {name}", detail))
+            self._rates[name, number] = (after.false_alarm_rate, after.review_rate)
+            with self._guard:
+                running = self._workers.get((name, number))
+                if running is not None and not self._stopped:
+                    self._workers[name, number] = self._rated(version, running.version, running.detector)
+                    running.retire()
+                    self._retired.append(running)
+
+    def _rated(self, row: ModelVersion, version: Version, detector: Detector) -> Worker:
+        """A worker on a detector's graph, with the rates that hold now."""
+        rated = Detector(detector.graph, detector.contract, self.calibration(row), detector.manifest)
+        return Worker(version, rated, self.settings.queue)
+
     # Judging
 
     def submit(self, name: str, number: int | None, images: list[bytes]) -> list[Future[Judged]]:
@@ -413,7 +462,7 @@ class Models:
                 raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
             if key not in self._workers:
                 made = Version(version.model, version.version, version.sha256)
-                self._workers[key] = Worker(made, detector, self.settings.queue)
+                self._workers[key] = self._rated(version, made, detector)
             return self._workers[key]
 
     def _retire_spare(self) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 
 from blemish.console import Listener
 from blemish.errors import UsageError
-from blemish.station.api import make_app
+from blemish.station.app import make_app
 from blemish.station.settings import Settings
 from blemish.station.station import Station
 

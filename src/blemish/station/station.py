@@ -270,6 +270,8 @@ class Station:
             score=found.score,
             p_value=found.p_value,
             threshold=found.threshold if found.threshold is not None and math.isfinite(found.threshold) else None,
+            false_alarm_rate=None if found.p_value is None else judged.false_alarm_rate,
+            review_rate=None if found.p_value is None else judged.review_rate,
             regions=[asdict(region) for region in found.regions],
             map_sha256=map_sha256,
             waited_ms=1000 * judged.waited_s,

@@ -96,10 +96,30 @@ class Activation(Table):
     by: Mapped[str] = mapped_column(String(100))
 
 
+class Rates(Table):
+    """From `time` on, `station` judged with this version by these rates; the newest row of a version is what holds.
+
+    Where there is none, the rates of the model file hold.
+    """
+
+    __tablename__ = "rates"
+    __table_args__ = (Index(None, "station", "model", "version", "id"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    station: Mapped[str] = mapped_column(String(100))
+    model: Mapped[str] = mapped_column(String(100))
+    version: Mapped[int]
+    false_alarm_rate: Mapped[float]
+    review_rate: Mapped[float]
+    by: Mapped[str] = mapped_column(String(100))
+
+
 class Inspection(Table):
     """An image judged.
 
     score, p_value, threshold, map_sha256 : None if it was rejected. threshold : map value above which a pixel counts.
+    false_alarm_rate, review_rate : that made a verdict of the p-value; None also where Blemish did not keep them yet.
     regions : as `blemish inspect --json` gives them. source : who sent it; file : its name there.
     waited_ms, judged_ms : in the queue; decoding, graph and decision. pictures_removed : when retention took them.
     """
@@ -130,6 +150,8 @@ class Inspection(Table):
     score: Mapped[float | None]
     p_value: Mapped[float | None]
     threshold: Mapped[float | None]
+    false_alarm_rate: Mapped[float | None]
+    review_rate: Mapped[float | None]
     regions: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     map_sha256: Mapped[str | None] = mapped_column(String(64))
     waited_ms: Mapped[float]

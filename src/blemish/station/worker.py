@@ -25,10 +25,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Judged:
-    """What an image was found to be, by which version. waited_s : in the queue. judged_s : all the rest."""
+    """What an image was found to be, by which version and rates. waited_s : in the queue. judged_s : all the rest."""
 
     version: Version
     inspection: Inspection
+    false_alarm_rate: float
+    review_rate: float
     waited_s: float
     judged_s: float
 
@@ -139,4 +141,7 @@ class Worker:
             return
         took = time.monotonic() - start
         self._seconds_an_image += 0.1 * (took - self._seconds_an_image)
-        job.answer.set_result(Judged(self.version, inspection, start - job.since, took))
+        rates = self.detector.calibration
+        job.answer.set_result(
+            Judged(self.version, inspection, rates.false_alarm_rate, rates.review_rate, start - job.since, took)
+        )

@@ -1,7 +1,1 @@
-"""The network side of a station: HTTP in, JSON out."""
-
-from __future__ import annotations
-
-from blemish.station.api.app import make_app
-
-__all__ = ["make_app"]
+"""The network side of a station for programs: HTTP in, JSON out."""

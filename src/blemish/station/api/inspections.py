@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
+import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -16,12 +17,12 @@ from starlette.exceptions import HTTPException
 
 from blemish.errors import ImageError
 from blemish.images import ImageContract, read, to_display
-from blemish.pictures import png
+from blemish.pictures import Picture, outline, png, thumbnail, webp
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
-from blemish.station.archive import decode_map, heat_map, overlaid
+from blemish.station.archive import LAST_CALM, decode_map, heat_map, overlaid
 from blemish.station.errors import Code, StationError
-from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName
+from blemish.station.inspections import Answer, Filter, Label, Row, VerdictName, place_in_queue
 from blemish.station.sinks.csv_file import cell
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
@@ -69,7 +70,7 @@ class ReviewGiven(BaseModel):
 
 
 class InspectionShown(BaseModel):
-    """An image judged. score, p_value, threshold are null if it was rejected."""
+    """An image judged. score, p_value, threshold and the rates are null if it was rejected."""
 
     id: int
     time: datetime
@@ -87,6 +88,8 @@ class InspectionShown(BaseModel):
     score: float | None
     p_value: float | None
     threshold: float | None
+    false_alarm_rate: float | None = Field(description="that made NG of the p-value")
+    review_rate: float | None = Field(description="that made REVIEW of it")
     regions: list[RegionFound]
     waited_ms: float
     judged_ms: float
@@ -111,6 +114,14 @@ class InspectionPage(BaseModel):
 
     inspections: list[InspectionShown]
     next: int | None = Field(description="`before` of the following page; null if this is the last")
+
+
+class Queue(BaseModel):
+    """Inspections that nobody has reviewed, those first that need it most."""
+
+    inspections: list[InspectionShown]
+    next: str | None = Field(description="`after` of the following page; null if this is the last")
+    counts: dict[VerdictName, int] = Field(description="how many there are in all, counted up to 1000")
 
 
 class ReviewWanted(BaseModel):
@@ -249,47 +260,94 @@ def list_inspections(
     return InspectionPage(inspections=shown, next=shown[-1].id if len(rows) > limit else None)
 
 
+@router.get("/review-queue", responses=refusals(Code.INVALID_CURSOR))
+def review_queue(
+    station: TheStation,
+    who: Looking,
+    model: ModelName | None = None,
+    after: Annotated[Line | None, Query(description="`next` of the page before")] = None,
+    limit: Limit = 20,
+) -> Queue:
+    """What this station judged and nobody has reviewed: doubtful first, then NG, REJECTED, OK; of each newest first."""
+    rows = station.inspections.queue(model, after, limit + 1)
+    return Queue(
+        inspections=[InspectionShown.of(*row) for row in rows[:limit]],
+        next=place_in_queue(rows[limit - 1][0]) if len(rows) > limit else None,
+        counts=station.inspections.queued(model),
+    )
+
+
 @router.get("/inspections/{number}", responses=refusals(Code.NO_SUCH_INSPECTION))
 def one_inspection(station: TheStation, who: Looking, number: Number) -> InspectionShown:
     """One inspection, with the review that counts."""
     return InspectionShown.of(*station.inspections.get(number))
 
 
-def _pictures(media: str) -> dict[int | str, dict[str, Any]]:
+Side = Annotated[
+    int | None, Query(ge=16, le=2000, description="of the longer side at most, then as WebP; default is full size, PNG")
+]
+
+
+def _pictures(*media: str) -> dict[int | str, dict[str, Any]]:
     refused = refusals(Code.NO_SUCH_INSPECTION, Code.NO_PICTURE, Code.STORAGE_FAILED)
-    return {200: {"content": {media: _BINARY}, "description": "The picture"}, **refused}
+    content = dict.fromkeys(media, _BINARY)
+    return {200: {"content": content, "description": "The picture"}, 304: {"description": "It is the same"}, **refused}
+
+
+_DRAWN: Final = _pictures("image/png", "image/webp")
 
 
 @router.get("/inspections/{number}/image", response_class=Response, responses=_pictures("image/*"))
-def image(station: TheStation, who: Looking, number: Number) -> Response:
+def image(request: Request, station: TheStation, who: Looking, number: Number) -> Response:
     """The image as it came, byte for byte."""
     inspection, _ = station.inspections.get(number)
     content = _image(station, inspection)
-    return Response(content, media_type=media_type(content), headers=_unchanging(inspection.image_sha256))
+    return _unchanging(request, inspection.image_sha256, lambda: (content, media_type(content)))
 
 
-@router.get("/inspections/{number}/heatmap", response_class=Response, responses=_pictures("image/png"))
-def heatmap(station: TheStation, who: Looking, number: Number) -> Response:
+@router.get("/inspections/{number}/display", response_class=Response, responses=_DRAWN)
+def display(request: Request, station: TheStation, who: Looking, number: Number, side: Side = None) -> Response:
+    """The image as people look at it: upright, in 8 bits."""
+    inspection, _ = station.inspections.get(number)
+    content = _image(station, inspection)
+    return _unchanging(
+        request,
+        f"d{inspection.image_sha256}-{side}",
+        lambda: _encoded(_shrunk(_displayed(station, inspection, content), side), side),
+    )
+
+
+@router.get("/inspections/{number}/heatmap", response_class=Response, responses=_DRAWN)
+def heatmap(request: Request, station: TheStation, who: Looking, number: Number, side: Side = None) -> Response:
     """The anomaly map in colours, from 0 to twice the threshold."""
     inspection, _ = station.inspections.get(number)
-    codes = decode_map(_map(station, inspection))
-    return Response(png(heat_map(codes)), media_type="image/png", headers=_unchanging(f"h{inspection.map_sha256}"))
+    content = _map(station, inspection)
+    return _unchanging(
+        request,
+        f"h{inspection.map_sha256}-{side}",
+        lambda: _encoded(heat_map(_shrunk(decode_map(content), side)), side),
+    )
 
 
-@router.get("/inspections/{number}/overlay", response_class=Response, responses=_pictures("image/png"))
-def overlay(station: TheStation, who: Looking, number: Number) -> Response:
+@router.get("/inspections/{number}/outline", response_class=Response, responses=_pictures("image/png"))
+def outlined(request: Request, station: TheStation, who: Looking, number: Number) -> Response:
+    """A line around the marked pixels, to be laid over the image: white, and transparent everywhere else."""
+    inspection, _ = station.inspections.get(number)
+    content = _map(station, inspection)
+    return _unchanging(request, f"l{inspection.map_sha256}", lambda: (_line(decode_map(content)), "image/png"))
+
+
+@router.get("/inspections/{number}/overlay", response_class=Response, responses=_DRAWN)
+def overlay(request: Request, station: TheStation, who: Looking, number: Number, side: Side = None) -> Response:
     """The image with the heat map over it and the marked pixels outlined."""
     inspection, _ = station.inspections.get(number)
-    codes = decode_map(_map(station, inspection))
-    contract = ImageContract.model_validate(
-        station.models.version(inspection.model, inspection.version).manifest["images"]
-    )
-    try:
-        display = to_display(read(_image(station, inspection), contract), contract)
-    except ImageError as error:
-        raise StationError(Code.NO_PICTURE, f"the image cannot be shown: {error.what}") from error
-    tag = f"o{inspection.map_sha256}"
-    return Response(png(overlaid(display, codes)), media_type="image/png", headers=_unchanging(tag))
+    heat, content = _map(station, inspection), _image(station, inspection)
+
+    def drawn() -> tuple[bytes, str]:
+        shown = _shrunk(_displayed(station, inspection, content), side)
+        return _encoded(overlaid(shown, _shrunk(decode_map(heat), side)), side)
+
+    return _unchanging(request, f"o{inspection.map_sha256}{inspection.image_sha256}-{side}", drawn)
 
 
 @router.post(
@@ -434,9 +492,37 @@ def media_type(content: bytes) -> str:
     return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
 
 
-def _unchanging(tag: str) -> dict[str, str]:
+def _displayed(station: Station, inspection: Inspection, content: bytes) -> Picture:
+    manifest = station.models.version(inspection.model, inspection.version).manifest
+    contract = ImageContract.model_validate(manifest["images"])
+    try:
+        return to_display(read(content, contract), contract)
+    except ImageError as error:
+        raise StationError(Code.NO_PICTURE, f"the image cannot be shown: {error.what}") from error
+
+
+def _shrunk(picture: Picture, side: int | None) -> Picture:
+    return picture if side is None else thumbnail(picture, side)
+
+
+def _encoded(picture: Picture, side: int | None) -> tuple[bytes, str]:
+    """A picture as it is sent: without loss at full size."""
+    return (png(picture), "image/png") if side is None else (webp(picture), "image/webp")
+
+
+def _line(codes: Picture) -> bytes:
+    line = outline(codes > LAST_CALM)
+    return png(np.where(line[..., None], np.uint8(255), np.zeros(4, np.uint8)))
+
+
+def _unchanging(request: Request, tag: str, picture: Callable[[], tuple[bytes, str]]) -> Response:
+    """Answer with a picture, which is drawn only for those who do not have it yet."""
     # Kept by the browser of the one who may see it, but asked for again: the sign-in may be over.
-    return {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'}
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    content, media = picture()
+    return Response(content, media_type=media, headers=headers)
 
 
 def _yield(counts: dict[str, int]) -> float | None:

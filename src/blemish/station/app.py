@@ -1,4 +1,4 @@
-"""The application, put together."""
+"""The network side of a station, put together: the API for programs, the pages for people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from blemish import __version__
 from blemish.station.api import audit, drift, flow, inspections, kserve, metrics, models, people
 from blemish.station.api.answers import answer_errors
 from blemish.station.api.guards import BodyLimit, Headers, Measured, OwnHost
+from blemish.station.pages import add_pages
 from blemish.station.station import Station
 
 DESCRIPTION = """
@@ -33,6 +34,7 @@ def make_app(station: Station) -> FastAPI:
     app.state.station = station
     for room in (inspections, models, drift, flow, people, audit, kserve, metrics):
         app.include_router(room.router)
+    add_pages(app)
     answer_errors(app)
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, station=station)

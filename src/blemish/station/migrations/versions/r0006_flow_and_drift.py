@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003_flow_and_drift"
-down_revision = "0002"
+revision = "0006_flow_and_drift"
+down_revision = "0005"
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 TIME = sa.DateTime(timezone=True)

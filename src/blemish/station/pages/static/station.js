@@ -1,0 +1,90 @@
+// What every page needs: texts, asking the station, saying something, local times; and the bar at the top.
+
+const texts = JSON.parse(document.getElementById("texts").textContent);
+
+/** A text of the section `script`, its {names} filled in. */
+export function text(key, values = {}) {
+  return texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** Why the station refused. code: as in errors.py, or "unreachable". */
+export class Refusal extends Error {
+  constructor(code, message, todo) {
+    super(texts[`code_${code}`] ?? message);
+    this.code = code;
+    this.detail = [message, todo].filter(Boolean).join(" ");
+  }
+}
+
+/**
+ * Ask the API, with what is sent as JSON; gives what it answers, or null if that is empty.
+ * Whoever is not signed in any more is led to where that is done. Throws a Refusal.
+ */
+export async function ask(method, path, sent) {
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method,
+      headers: sent === undefined ? {} : { "Content-Type": "application/json" },
+      body: sent === undefined ? undefined : JSON.stringify(sent),
+    });
+  } catch {
+    throw new Refusal("unreachable", text("unreachable"));
+  }
+  if (answer.status === 204) return null;
+  const found = await answer.json().catch(() => ({}));
+  if (answer.ok) return found;
+  if (found.code === "sign_in_needed") leave(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  throw new Refusal(found.code ?? "unreachable", found.message ?? text("unreachable"), found.todo);
+}
+
+/** Go to another page of this station. */
+export function leave(path) {
+  location.assign(path);
+}
+
+let silence;
+
+/** Say something at the foot of the page, for a few seconds; a problem stays longer. */
+export function say(message, problem = false) {
+  const said = document.getElementById("said");
+  said.textContent = message;
+  said.classList.toggle("bad", problem);
+  said.classList.add("shown");
+  clearTimeout(silence);
+  silence = setTimeout(() => said.classList.remove("shown"), problem ? 12000 : 4000);
+}
+
+/** Say why something was refused. */
+export function complain(error) {
+  if (!(error instanceof Refusal)) throw error;
+  say(error.detail && error.detail !== error.message ? `${error.message}: ${error.detail}` : error.message, true);
+}
+
+/** Write the times below an element as they are here, in the language of the page. */
+export function localTimes(root) {
+  const day = { year: "numeric", month: "2-digit", day: "2-digit" };
+  const time = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false };
+  const shapes = { time, day, hour: { hour: "2-digit", minute: "2-digit", hour12: false }, both: { ...day, ...time } };
+  for (const one of root.querySelectorAll("time[data-as]")) {
+    const moment = new Date(one.dateTime);
+    one.textContent = moment.toLocaleString(document.documentElement.lang, shapes[one.dataset.as]);
+    one.title = one.dateTime;
+  }
+}
+
+document.getElementById("language").addEventListener("change", (event) => {
+  document.cookie = `blemish_language=${event.target.value}; path=/; max-age=31536000; samesite=lax`;
+  location.reload();
+});
+
+document.getElementById("sign-out")?.addEventListener("click", async () => {
+  try {
+    await ask("POST", "/api/v1/sign-out");
+    leave("/sign-in");
+  } catch (error) {
+    complain(error);
+  }
+});
+
+localTimes(document);
