@@ -1,4 +1,4 @@
-"""Drift: the urn and the capitals by exact enumeration and by simulation, and a station that notices another product."""
+"""Drift: urns and capitals by exact enumeration and by simulation, and a station that notices another product."""
 
 from __future__ import annotations
 
@@ -225,8 +225,8 @@ def test_another_product_raises_one_alarm_that_stays_over_a_restart_until_an_adm
 
     found = document(client.get("/api/v1/models/cap/drift"))
     assert found["alarm"] is not None
-    # The parts are brighter, and their scores are too high.
-    assert found["cause"] in ("brightness", NG_SHARE)
+    # Whichever is the first to be sure; the scores of all that are not NG are as they were.
+    assert found["cause"] in COMPONENTS
     assert found["values"][SCORE] < 1 < found["values"][NG_SHARE]
     assert found["images"] < 80
     # The days go on though the test has decided.
