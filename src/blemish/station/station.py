@@ -88,6 +88,7 @@ class Station:
             self.metrics = Metrics(settings, self.models, self.monitor, self.sources, self.senders)
             self.models.start()
             self._close = undo.pop_all()
+        self.started = now()
         self.draining = False
         self._end = math.inf
         self._stop = threading.Event()

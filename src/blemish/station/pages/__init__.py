@@ -22,10 +22,10 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
-from blemish.station.pages import inspections, sign_in, static, system
+from blemish.station.pages import inspections, live, models, review, sign_in, static, system, thresholds
 from blemish.station.pages.frame import page_router
 
-ROOMS = (inspections, system)
+ROOMS = (live, review, inspections, models, thresholds, system)
 """Modules of pages, in the order of the navigation."""
 
 home = page_router()

@@ -9,11 +9,13 @@ from itertools import pairwise
 import numpy as np
 
 from blemish.decisions import Calibration
-from blemish.evaluation.charts import score_axis
+from blemish.evaluation.charts import Axis, score_axis
 
-WIDTH, HEIGHT = 640.0, 120.0
+WIDTH, HEIGHT = 400.0, 120.0
 _LEFT, _RIGHT, _TOP = 8.0, WIDTH - 8, 24.0
-_BINS = 40
+_BINS = 32
+_TICKS = 6
+"""Labels that fit beside each other."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,7 @@ def score_chart(calibration: Calibration, score: float | None) -> ScoreChart:
     ----------
     score : to mark; None marks none.
     """
-    review, ng = calibration.threshold(calibration.review_rate), calibration.threshold(calibration.false_alarm_rate)
-    places = [*calibration.scores, review, ng, *([] if score is None else [score])]
-    axis = score_axis(min(places), max(places), _LEFT + 4, _RIGHT - 4)
+    axis = _axis(calibration, score)
     edges = np.linspace(axis.begin, axis.end, _BINS + 1)
     counts, _ = np.histogram([axis.place(one) for one in calibration.scores], edges)
     tall = HEIGHT - _TOP - 4
@@ -60,14 +60,27 @@ def score_chart(calibration: Calibration, score: float | None) -> ScoreChart:
         for (begin, end), count in zip(pairwise(edges.tolist()), counts.tolist(), strict=True)
         if count
     ]
-    limits = [_LEFT, axis.place(review), axis.place(ng), _RIGHT]
+    rates = (calibration.review_rate, calibration.false_alarm_rate)
+    limits = [_LEFT, *(axis.place(calibration.threshold(rate)) for rate in rates), _RIGHT]
     bands = [
         Bar(begin, 0, end - begin, HEIGHT, style=verdict)
         for (begin, end), verdict in zip(pairwise(limits), ("OK", "REVIEW", "NG"), strict=True)
     ]
-    ticks = tuple((axis.place(value), f"{value:.10g}") for value in axis.ticks)
+    every = 1 + len(axis.ticks) // (_TICKS + 1)
+    ticks = tuple((axis.place(value), f"{value:.10g}") for value in axis.ticks[::every])
     mark = None if score is None else axis.place(score)
     return ScoreChart(tuple(bars), tuple(bands), mark, ticks, bool(axis.note))
+
+
+def score_place(calibration: Calibration, rate: float) -> float:
+    """Where in the chart of a calibration, without a mark, the threshold of a rate is."""
+    return _axis(calibration, None).place(calibration.threshold(rate))
+
+
+def _axis(calibration: Calibration, score: float | None) -> Axis:
+    # All thresholds that can be reached are scores of the calibration.
+    shown = [*calibration.scores, *([] if score is None else [score])]
+    return score_axis(min(shown), max(shown), _LEFT + 4, _RIGHT - 4)
 
 
 def stacked(columns: Sequence[dict[str, int]], order: Sequence[str], height: float) -> list[list[Bar]]:

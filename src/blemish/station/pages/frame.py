@@ -53,6 +53,10 @@ class Frame:
         self.who = who
         self.text = language_of(request)
 
+    def may(self, right: Right) -> bool:
+        """Whether whoever looks has a right."""
+        return self.who is not None and self.who.may(right)
+
     def page(self, template: str, status: int = 200, **content: Any) -> HTMLResponse:
         """Fill a template that extends `frame.html.jinja`.
 
@@ -68,9 +72,9 @@ class Frame:
             "t": self.text,
             "languages": LANGUAGES.values(),
             "who": who,
-            "may": lambda right: who is not None and who.may(Right(right)),
+            "may": lambda right: self.may(Right(right)),
             "signed_in": who is not None and who != LOCAL,
-            "places": [place for place in places if who is not None and who.may(place.right)],
+            "places": [place for place in places if self.may(place.right)],
             "path": self.request.url.path,
             "station": station.settings.name,
             "version": __version__,

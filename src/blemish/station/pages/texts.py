@@ -21,17 +21,19 @@ class Texts:
     Attributes
     ----------
     code : of the language, as in the name of its file. tag : as HTML wants it. name : of the language, in itself.
-    scripts : what our JavaScript says, by key; code_CODE is how a refusal is called.
+    scripts : what our JavaScript says, by key, with code_CODE, why_REASON, verdict_VERDICT and label_LABEL.
     """
 
     def __init__(self, code: str, table: dict[str, dict[str, str]]) -> None:
         self.code = code
         self.tag = table["language"]["tag"]
         self.name = table["language"]["name"]
-        self.scripts = table["script"] | {f"code_{code}": text for code, text in table["error"].items()}
+        self.scripts = dict(table["script"])
+        for section, start in (("error", "code"), ("why", "why"), ("verdict", "verdict"), ("label", "label")):
+            self.scripts |= {f"{start}_{key}": text for key, text in table[section].items()}
         self.all = {f"{section}.{key}": text for section, keys in table.items() for key, text in keys.items()}
 
-    def __call__(self, name: str, **values: object) -> str:
+    def __call__(self, key: str, /, **values: object) -> str:
         """A text, filled in.
 
         Raises
@@ -39,7 +41,7 @@ class Texts:
         KeyError
             There is no such text, or a value for it is missing.
         """
-        return self.all[name].format_map(values)
+        return self.all[key].format_map(values)
 
 
 def _read(code: str) -> Texts:

@@ -61,17 +61,30 @@ export function complain(error) {
   say(error.detail && error.detail !== error.message ? `${error.message}: ${error.detail}` : error.message, true);
 }
 
-/** Write the times below an element as they are here, in the language of the page. */
+const DAY = { year: "numeric", month: "2-digit", day: "2-digit" };
+const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+const SHAPES = { time: TIME, day: DAY, hour: { hour: "2-digit", minute: "2-digit" }, both: { ...DAY, ...TIME } };
+
+/** A time as it is here, such as 2026-03-01 14:05:09: an order that no country reads another way. */
+export function localTime(moment, shape = "both") {
+  return new Date(moment).toLocaleString("sv-SE", SHAPES[shape]);
+}
+
+/** Write the times below an element as they are here. */
 export function localTimes(root) {
-  const day = { year: "numeric", month: "2-digit", day: "2-digit" };
-  const time = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false };
-  const shapes = { time, day, hour: { hour: "2-digit", minute: "2-digit", hour12: false }, both: { ...day, ...time } };
   for (const one of root.querySelectorAll("time[data-as]")) {
-    const moment = new Date(one.dateTime);
-    one.textContent = moment.toLocaleString(document.documentElement.lang, shapes[one.dataset.as]);
+    one.textContent = localTime(one.dateTime, one.dataset.as);
     one.title = one.dateTime;
   }
 }
+
+/** Hide what could not be loaded: an image that was rejected may be no image at all. */
+function hideBroken(image) {
+  image.classList.add("broken");
+}
+
+document.addEventListener("error", (event) => event.target instanceof HTMLImageElement && hideBroken(event.target), true);
+for (const image of document.images) if (image.complete && image.src && !image.naturalWidth) hideBroken(image);
 
 document.getElementById("language").addEventListener("change", (event) => {
   document.cookie = `blemish_language=${event.target.value}; path=/; max-age=31536000; samesite=lax`;
