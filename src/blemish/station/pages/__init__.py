@@ -22,10 +22,21 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
-from blemish.station.pages import inspections, live, models, review, sign_in, static, system, thresholds
+from blemish.station.pages import (
+    connections,
+    drift,
+    inspections,
+    live,
+    models,
+    review,
+    sign_in,
+    static,
+    system,
+    thresholds,
+)
 from blemish.station.pages.frame import page_router
 
-ROOMS = (live, review, inspections, models, thresholds, system)
+ROOMS = (live, review, inspections, models, thresholds, drift, connections, system)
 """Modules of pages, in the order of the navigation."""
 
 home = page_router()
