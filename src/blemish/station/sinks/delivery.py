@@ -10,6 +10,12 @@ from blemish.station.tables import OutboxEntry
 class UnreachableError(Exception):
     """The sink is not there, or cannot take anything now: it is the sink's fault, and everything waits."""
 
+    @classmethod
+    def because(cls, error: Exception) -> UnreachableError:
+        """What a person is told of an error of the network."""
+        what = error.strerror if isinstance(error, OSError) else None
+        return cls(f"it cannot be reached: {what or error or type(error).__name__}")
+
 
 class RefusedError(Exception):
     """The sink is there and does not want this entry."""

@@ -35,7 +35,7 @@ class Mqtt:
             sent.wait_for_publish(seconds)
         except (OSError, RuntimeError) as error:
             self.close()
-            raise UnreachableError(str(error)) from error
+            raise UnreachableError.because(error) from error
         except ValueError as error:  # larger than MQTT allows
             raise RefusedError(str(error)) from error
         if not sent.is_published():

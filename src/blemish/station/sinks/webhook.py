@@ -51,7 +51,7 @@ class Webhook:
             connection.request("POST", path, body, headers)
             status = connection.getresponse().status
         except (OSError, HTTPException) as error:
-            raise UnreachableError(str(error) or type(error).__name__) from error
+            raise UnreachableError.because(error) from error
         finally:
             connection.close()
         if status in OVERLOADED:
