@@ -69,7 +69,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     rules = Drift()
     print(
-        f"{runs} runs, {CALIBRATION} calibration images, {rules.reference} reference images, {rules.false_alarm_rate:.0%}"
+        f"{runs} runs, {CALIBRATION} calibration and {rules.reference} reference images, {rules.false_alarm_rate:.0%}"
     )
     print(f"{'':42}{'false alarms':>14}{'found':>8}{'median':>8}{'9 of 10':>8}")
     for case in CASES:

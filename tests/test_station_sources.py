@@ -28,6 +28,7 @@ from blemish.station.sources.folder import Folder
 from blemish.station.station import Station
 from blemish.station.tables import TakenFile
 from parts import GREY
+from rtsp import RtspCamera
 from stations import NG, OK, StationProcess, document, make_model, part, settings, until
 from test_station_sinks import free_port
 
@@ -363,6 +364,32 @@ def test_a_camera_is_inspected_to_a_beat_and_comes_back_after_it_vanished(
     assert rows[-1].score == pytest.approx(OK / 100, abs=0.03)
     picture = line.client.get(f"/api/v1/inspections/{rows[-1].id}/image").content
     assert picture.startswith(b"\x89PNG")
+
+
+def test_a_camera_that_speaks_rtsp_is_inspected_and_comes_back_too(start: Callable[..., Line]) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
+    shown = OK
+
+    def frame() -> bytes:
+        pixels = np.full((96, 128, 3), GREY, np.uint8)
+        pixels[16:64, 16:64] += shown
+        jpeg: bytes = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        return jpeg
+
+    server = RtspCamera(port := free_port(), frame, 128, 96)
+    line = start(looking_at(port, url=f"rtsp://127.0.0.1:{port}/live", every_seconds=0.05))
+    until(lambda: line.rows(), "a frame is inspected")
+    shown = NG
+    until(lambda: line.rows()[-1].verdict == "NG", "what it shows now is inspected")
+    server.close()
+    until(lambda: not line.source()["connected"], "it is missed")
+    seen = len(line.rows())
+
+    server = RtspCamera(port, frame, 128, 96)
+
+    until(lambda: len(line.rows()) > seen, "it is back")
+    assert line.rows()[-1].score == pytest.approx(NG / 100, abs=0.05)
+    server.close()
 
 
 def test_frames_that_come_while_one_is_inspected_are_dropped_and_counted_and_the_newest_is_next(
