@@ -285,3 +285,20 @@ def test_only_an_admin_resets(line: Station) -> None:
 
     assert client.get("/api/v1/models/cap/drift").status_code == 200
     assert client.post("/api/v1/models/cap/drift/reset", json={}).json()["code"] == "not_allowed"
+
+
+def test_people_see_an_alarm_on_the_live_page_and_on_the_page_of_drift(line: Station) -> None:
+    client = TestClient(make_app(line), base_url="http://localhost", headers={"accept-language": "en"})
+    feed(client, good_parts(30))
+    assert "Production has changed" not in client.get("/live").text
+    quiet = client.get("/drift").text
+    assert "alarm from 111 on" in quiet
+    assert "alarm-day" not in quiet
+
+    feed(client, [part(60, i) for i in range(40)])
+
+    assert "Production has changed since cap was calibrated" in client.get("/live").text
+    shown = client.get("/drift?model=cap&version=1").text
+    assert "Production is not what version 1 of cap was calibrated for" in shown
+    assert shown.count('class="alarm-day"') == 7
+    assert client.get("/drift?model=lid").status_code == 404

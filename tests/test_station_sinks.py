@@ -425,3 +425,18 @@ def test_a_broker_that_lets_nobody_in_is_a_problem_that_is_told(
     assert "Not authorized" in problem or "Bad user name or password" in problem
     assert "wrong" not in problem
     assert line.sink("plant")["waiting"] == 1
+
+
+def test_people_see_what_a_sink_has_refused(start: Callable[..., Line], secret: Path) -> None:
+    receiver = Receiver(port := free_port(), lambda event: 400)
+    line = start(webhook(port, secret))
+    (number,) = line.inspect(part(NG))
+    until(lambda: line.sink()["dead"] == 1, "it is a dead letter")
+
+    shown = line.client.get("/connections", headers={"accept-language": "en"}).text
+
+    assert "Refused by mes" in shown
+    assert f'href="/inspections/{number}"' in shown
+    assert "it answers 400" in shown
+    assert "key=1" not in shown
+    receiver.close()

@@ -102,6 +102,9 @@ def test_files_that_lie_there_and_files_that_come_are_inspected_and_move_on(
     (tray / ".hidden.png").write_bytes(part(NG, 2))
     (tray / "folder.png").mkdir()
     (tray / "link.png").symlink_to(tray / "notes.txt")
+    # Not one that was taken by a station.
+    (tray / "taken").mkdir()
+    (tray / "taken" / "own.png").write_bytes(part(NG, 9))
     line = start(watched(tray))
     until(lambda: len(line.rows()) == 1, "the file that was there is inspected")
     (tray / "half.part").write_bytes(part(OK, 3))
@@ -125,7 +128,7 @@ def test_files_that_lie_there_and_files_that_come_are_inspected_and_move_on(
     assert {row.source for row in rows} == {"tray"}
     until(lambda: len(lying_in(tray / "done")) == 5, "all have moved on")
     assert lying_in(tray / "done") == sorted(row.file for row in rows)
-    assert lying_in(tray / "taken") == []
+    assert [path.name for path in (tray / "taken").iterdir()] == ["own.png"]
     assert {path.name for path in tray.iterdir()} >= {"notes.txt", ".hidden.png", "folder.png", "link.png"}
     state = line.source()
     assert (state["connected"], state["problem"], state["kind"]) == (True, None, "folder")
@@ -145,6 +148,18 @@ def test_a_file_that_is_still_being_written_is_left_alone(start: Callable[..., L
     until(lambda: line.rows(), "it is inspected")
 
     assert [row.verdict for row in line.rows()] == ["NG"]
+
+
+def test_names_that_are_no_text_or_too_long_are_no_hindrance(start: Callable[..., Line], tray: Path) -> None:
+    line = start(watched(tray))
+    for name in (b"caf\xe9.png", "ü".encode() * 120 + b".png", b"new\nline.png"):
+        Path(os.fsdecode(os.fsencode(tray) + b"/" + name)).write_bytes(part(OK))
+
+    until(lambda: len(lying_in(tray / "done")) == 3, "all are inspected")
+
+    files = sorted(row.file for row in line.rows())
+    assert files[:2] == ["caf\ufffd.png", "new?line.png"]
+    assert files[2].endswith("üü.png")
 
 
 def test_inspected_files_can_be_deleted(start: Callable[..., Line], tray: Path) -> None:

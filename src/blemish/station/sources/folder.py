@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -35,8 +36,10 @@ from blemish.station.tables import TakenFile
 
 log = logging.getLogger(__name__)
 
-LONGEST_LOOK: Final = 0.5
+LONGEST_LOOK = 0.5
 """Seconds between two looks at the folder, at most."""
+OWN: Final = re.compile(r"\d{20}-")
+"""How the names of files begin that were taken here."""
 
 
 class Folder:
@@ -182,7 +185,7 @@ class Folder:
 
     def _finish_what_was_taken(self) -> None:
         """Deal with files that were taken by a run that ended early."""
-        taken = sorted(path for path in self._taken.iterdir() if path.is_file())
+        taken = sorted(path for path in self._taken.iterdir() if OWN.match(path.name) and path.is_file())
         with self._store.read() as session:
             rows = select(TakenFile.name).where(
                 TakenFile.station == self._station, TakenFile.source == self.settings.name
@@ -219,8 +222,8 @@ class _UnfitError(Exception):
 
 
 def _shortened(name: str) -> str:
-    """A name that leaves room for a number in front of it: file systems take 255 bytes."""
-    return os.fsdecode(os.fsencode(name)[-200:])
+    """A name that leaves room for a number in front of it, for file systems take 255 bytes, and that is text."""
+    return os.fsencode(name)[-200:].decode("utf-8", "replace")
 
 
 def _printable(name: str) -> str:
