@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
-from blemish.station.drift import Monitor
+from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Inspections
 from blemish.station.measuring import Metrics
@@ -222,6 +222,7 @@ class Station:
             if found.anomaly_map is not None and found.threshold is not None:
                 with_map.append(index)
                 pictures.append(("maps", encode_map(found.anomaly_map, found.threshold)))
+        seen = [Seen.of(one.inspection) for one in judged]
         with self.archive.keep(pictures) as names:
             maps = dict(zip(with_map, names[len(images) :], strict=True))
             rows = [
@@ -231,7 +232,7 @@ class Station:
 
             def with_the_rows(session: Session) -> None:
                 events = [Event.of(row) for row in rows]
-                events += self.monitor.observe(session, rows, [one.inspection for one in judged])
+                events += self.monitor.observe(session, rows, seen)
                 self.outbox.put(session, events)
                 if also is not None:
                     also(session)

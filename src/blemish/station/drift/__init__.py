@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from blemish.station.drift.monitor import DriftShown, Monitor
+from blemish.station.drift.monitor import DriftShown, Monitor, Seen
 
-__all__ = ["DriftShown", "Monitor"]
+__all__ = ["DriftShown", "Monitor", "Seen"]

@@ -27,6 +27,22 @@ P_BINS = 10
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What counts of an image that was judged."""
+
+    score: float
+    p_value: float
+    statistics: dict[str, float]
+
+    @classmethod
+    def of(cls, found: Found) -> Seen | None:
+        """Measure an image; None if it was rejected."""
+        if found.score is None or found.p_value is None or found.image is None:
+            return None
+        return cls(found.score, found.p_value, statistics(found.image))
+
+
+@dataclass(frozen=True)
 class DriftShown:
     """How a version stands at this station. value : of the test, 1 at first; at `limit` it is an alarm.
 
@@ -65,22 +81,21 @@ class Monitor:
         self._random = SystemRandom()
         self._calibrations: dict[str, Calibration] = {}
 
-    def observe(self, session: Session, rows: Sequence[Inspection], found: Sequence[Found]) -> list[Event]:
+    def observe(self, session: Session, rows: Sequence[Inspection], seen: Sequence[Seen | None]) -> list[Event]:
         """Take inspections into account; what alarms there are because of them."""
         alarms = []
-        for row, one in zip(rows, found, strict=True):
-            if one.score is None or one.p_value is None or one.image is None:
-                continue  # Rejected: nothing was measured.
-            measured = statistics(one.image)
+        for row, one in zip(rows, seen, strict=True):
+            if one is None:
+                continue
             state, watch = self._opened(session, row.model, row.version)
             session.add(state)
             if state.alarm is None:
-                watch.see(one.score, measured)
+                watch.see(one.score, one.statistics)
                 self._keep(state, watch)
                 if watch.alarming:
                     state.alarm, state.cause = row.time, watch.cause
                     alarms.append(self._event(state, watch))
-            self._add_to_day(session, row, one.score, one.p_value, measured, watch.value)
+            self._add_to_day(session, row, one, watch.value)
         return alarms
 
     def shown(self, model: str, version: int | None) -> DriftShown:
@@ -170,9 +185,7 @@ class Monitor:
         }
         return Event("drift", content)
 
-    def _add_to_day(
-        self, session: Session, row: Inspection, score: float, p_value: float, measured: dict[str, float], value: float
-    ) -> None:
+    def _add_to_day(self, session: Session, row: Inspection, seen: Seen, value: float) -> None:
         name = row.time.date().isoformat()
         day = session.scalar(_days(self.station, row.model, row.version).where(DriftDay.day == name))
         if day is None:
@@ -180,7 +193,8 @@ class Monitor:
                 station=self.station, model=row.model, version=row.version, day=name, summary={}, value=value
             )
             session.add(day)
-        day.summary = _added(day.summary, row.verdict == "NG", p_value, {"score": score, **measured})
+        values = {"score": seen.score, **seen.statistics}
+        day.summary = _added(day.summary, row.verdict == "NG", seen.p_value, values)
         day.value = value
 
 

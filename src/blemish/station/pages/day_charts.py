@@ -84,7 +84,7 @@ def day_chart(
         points=points,
         band=shown_band,
         limit=None if limit is None else axis.place(limit),
-        alarm=at(list(days).index(alarm)) if alarm in days else None,
+        alarm=at(list(days).index(alarm)) if alarm is not None and alarm in days else None,
         ticks=tuple((axis.place(value), f"{value:.10g}") for value in ticks),
         first=days[0],
         last=days[-1],
