@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 
 from blemish.station import pages
 from blemish.station.app import make_app
-from blemish.station.errors import Code
+from blemish.station.errors import Code, database_unavailable
 from blemish.station.pages.texts import LANGUAGES
 from blemish.station.people import Right
-from blemish.station.station import Station
-from stations import make_model, settings
+from blemish.station.station import Sent, Station
+from blemish.station.tables import Inspection, now
+from stations import NG, make_model, part, settings
 
 HOME = "http://127.0.0.1"
 PAGES = files(pages)
@@ -43,12 +46,34 @@ def open_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     station.close()
 
 
+HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}.png"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;{{7*7}}.png"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+    """A station that was told hostile names and notes wherever a name or a note can be told."""
+    options = settings(tmp_path_factory.mktemp("hostile"))
+    make_model(options.models / "cap.blemish")
+    (options.models / "<b>lid.blemish").write_bytes(b"no model")
+    station = Station(options)
+    client = client_of(station)
+    for image in (part(NG), b"<html><script>alert(1)</script>"):
+        judged = [answer.result(60) for answer in station.models.submit("cap", None, [image])]
+        station.record([Sent(image, HOSTILE)], judged, HOSTILE)
+    review = {"answer": "confirmed", "note": HOSTILE}
+    assert client.post("/api/v1/inspections/1/reviews", json=review).status_code == 201
+    yield station
+    station.close()
+
+
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     """A station with an account of each role, each named like it."""
     options = settings(tmp_path_factory.mktemp("closed"))
     make_model(options.models / "cap.blemish")
     station = Station(options)
+    station.people._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     for role in ("admin", "reviewer", "viewer"):
         station.people.add_account(role, role, PASSWORD, "test")  # type: ignore[arg-type]
     yield station
@@ -210,6 +235,102 @@ def test_static_files_are_sent_with_their_type_and_only_when_they_changed(line: 
         assert (again.status_code, again.content) == (304, b"")
     assert client.get("/static/../frame.py").status_code == 404
     assert client.get("/static/nothing.js").status_code == 404
+
+
+@pytest.mark.parametrize("path", [place.path for place in PLACES] + ["/live/board", "/inspections/1", "/inspections/2"])
+def test_hostile_names_stay_text(hostile: Station, path: str) -> None:
+    answer = client_of(hostile).get(path)
+
+    assert answer.status_code == 200
+    assert "<script>alert" not in answer.text
+    assert "<b>lid" not in answer.text
+    assert "49.png" not in answer.text
+    if path == "/inspections/1":
+        # File, source and note as text; in the JSON for the script, the signs that could end it are escaped.
+        assert answer.text.count(f"<bdi>{ESCAPED}</bdi>") == 3
+        assert "\\u003cscript\\u003ealert(1)" in answer.text
+
+
+def test_an_inspection_shows_its_reasons_and_reviews_and_one_that_is_not_there_is_a_page(hostile: Station) -> None:
+    client = client_of(hostile)
+    judged, rejected, none = (client.get(f"/inspections/{number}").text for number in (1, 2, 3))
+
+    assert "At most 5 % of good parts are expected to score this high" in judged
+    assert "Score 0.6, p-value 0.05, 19 calibration images" in judged
+    assert judged.count('class="bar calibration"') >= 10
+    assert '<th class="number">Area in pixels</th>' in judged
+    assert "The file cannot be read as an image." in rejected
+    assert 'class="chart"' not in rejected
+    assert "There is no such inspection" in none
+    assert client.get("/inspections/3").status_code == 404
+    chinese = client_of(hostile, cookie="blemish_language=zh").get("/inspections/2").text
+    assert LANGUAGES["zh"]("why.unreadable") in chinese
+
+
+def test_the_list_is_filtered_and_paged(hostile: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages.inspections, "ROWS", 1)
+    client = client_of(hostile)
+
+    def numbers(query: str) -> list[str]:
+        return re.findall(r'<th scope="row"><a href="/inspections/(\d+)">', client.get(f"/inspections?{query}").text)
+
+    assert numbers("") == ["2"]
+    older = re.search(r'href="\?([^"]*)" rel="next"', client.get("/inspections?model=cap").text)
+    assert older is not None
+    assert older[1] == "model=cap&amp;before=2"
+    assert numbers("model=cap&before=2") == ["1"]
+    assert numbers("verdict=NG") == ["1"]
+    assert numbers("verdict=OK") == []
+    assert numbers("reviewed=false") == ["2"]
+    assert client.get("/inspections?verdict=BAD").status_code == 422
+    assert "What was asked for cannot be" in client.get("/inspections?verdict=BAD").text
+
+
+def test_the_live_board_says_what_is_wrong(hostile: Station, tmp_path: Path) -> None:
+    board = client_of(hostile).get("/live/board").text
+    assert "The model &lt;b&gt;lid is not ready" in board
+    station = Station(settings(tmp_path))
+    client = client_of(station)
+    assert "There is no model: nothing can be inspected" in client.get("/live/board").text
+    station.drain()
+    assert "The station is shutting down" in client.get("/live/board").text
+    station.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "minutes"),
+    [
+        # One image a second: after half a minute without one, the line is quiet.
+        ([20, 21, 22, 23], None),
+        ([40, 41, 42, 43], 0),
+        ([300, 301, 302], 5),
+        # One every five minutes: nobody is alarmed by four minutes without one, nor by twenty.
+        ([240, 540, 840], None),
+        ([1200, 1500, 1800], None),
+        ([3400, 3700, 4000], 56),
+        # Once an hour has gone by, it is said whatever was usual.
+        ([3700, 13700, 23700], 61),
+        ([], None),
+    ],
+)
+def test_a_line_is_quiet_when_nothing_came_for_unusually_long(seconds_ago: list[int], minutes: int | None) -> None:
+    moment = now()
+    rows = [Inspection(time=moment - timedelta(seconds=ago)) for ago in seconds_ago]
+
+    assert pages.live._quiet_minutes(rows, moment) == minutes
+
+
+def test_pages_say_when_the_database_is_gone(hostile: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise database_unavailable()
+
+    monkeypatch.setattr(hostile.store, "read", gone)
+
+    answer = client_of(hostile).get("/inspections")
+
+    assert answer.status_code == 503
+    assert "The database cannot be reached" in answer.text
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_pages_are_no_part_of_the_api(line: Station, signed: dict[str, TestClient]) -> None:

@@ -10,7 +10,6 @@ from fastapi.responses import HTMLResponse
 from blemish.decisions import Calibration, images_needed
 from blemish.station.api.guards import TheStation
 from blemish.station.api.inspections import ModelName, VersionNumber
-from blemish.station.inspections import QUEUE
 from blemish.station.pages.charts import score_chart, score_place
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
 from blemish.station.whatif import steps
@@ -51,7 +50,7 @@ def thresholds(
         looked_at=LOOKED_AT,
         wished=WISHED,
         needed=images_needed(WISHED),
-        verdicts=QUEUE,
+        verdicts=("OK", "REVIEW", "NG"),
     )
 
 

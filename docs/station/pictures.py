@@ -1,0 +1,104 @@
+"""Makes the pictures of docs/station.md: a station on the product line of `blemish demo`, seen by Chromium.
+
+blemish demo && python docs/station/pictures.py demo
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from blemish.station.app import make_app
+from blemish.station.inspections import Filter
+from blemish.station.settings import Settings
+from blemish.station.station import Sent, Station
+
+HERE = Path(__file__).parent
+SIZE = {"width": 1180, "height": 820}
+"""Of a tablet."""
+WIDTH = 900
+"""Of the pictures."""
+
+
+def fill(station: Station, images: Path) -> None:
+    """Inspect the test images, good ones more often than bad ones, and review a few of the first."""
+    rng = np.random.default_rng(0)
+    good = sorted((images / "test" / "good").iterdir())
+    bad = [path for path in sorted(images.glob("test/*/*")) if path.parent.name != "good"]
+    order = [*rng.permutation(good), *rng.permutation(bad)[: len(good) // 3]]
+    # What came last is a defect, since that is what the page is for.
+    for path in [*rng.permutation(order), next(path for path in bad if path not in order)]:  # type: ignore[arg-type]
+        sent = Sent(Path(path).read_bytes(), f"{Path(path).parent.name}-{Path(path).name}")
+        judged = [answer.result() for answer in station.models.submit("gears", None, [sent.content])]
+        station.record([sent], judged, "camera-1")
+    for row, _ in station.inspections.page(Filter(), None, 500)[10:]:
+        truth: Any = "normal" if str(row.file).startswith("good") else "anomalous"
+        confirmed = (row.verdict == "OK") == (truth == "normal") or row.verdict not in ("OK", "NG")
+        station.inspections.review(row.id, "lena", "confirmed" if confirmed else "overruled", truth, "", None)
+
+
+def keep(page: Page, name: str) -> None:
+    """Write what a page shows, in few colours, so that it is small."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    small = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
+    small.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        HERE / f"{name}.png", optimize=True
+    )
+
+
+def shoot(page: Page, url: str, station: Station) -> None:
+    """Visit the pages."""
+    found = [row for row, _ in station.inspections.page(Filter(verdict="NG"), None, 500)]
+    worst = max(found, key=lambda row: row.score or 0)
+    page.goto(f"{url}/live", wait_until="networkidle")
+    page.wait_for_timeout(500)
+    keep(page, "live")
+    page.goto(f"{url}/review", wait_until="networkidle")
+    keep(page, "review")
+    page.goto(f"{url}/inspections/{worst.id}", wait_until="networkidle")
+    page.locator(".heat-share").fill("50")
+    keep(page, "inspection")
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{url}/thresholds", wait_until="networkidle")
+    for _ in range(2):
+        page.locator("#false-alarms").press("ArrowRight")
+    page.wait_for_timeout(500)
+    page.wait_for_load_state("networkidle")
+    keep(page, "thresholds")
+
+
+def main(demo: Path) -> None:
+    """Make all pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "models").mkdir()
+        shutil.copy(demo / "gears.blemish", root / "models")
+        station = Station(Settings(models=root / "models", data=root / "data", name="line-1"))
+        fill(station, demo / "gears")
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(make_app(station), log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport=SIZE, locale="en")  # type: ignore[arg-type]
+            shoot(page, f"http://127.0.0.1:{listening.getsockname()[1]}", station)
+            browser.close()
+        server.should_exit = True
+        thread.join()
+        station.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
