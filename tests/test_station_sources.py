@@ -21,7 +21,7 @@ from blemish.station.app import make_app
 from blemish.station.archive import Archive
 from blemish.station.configuration import make_settings, parse_configuration
 from blemish.station.connections import CameraSource, FolderSource
-from blemish.station.errors import Code, StationError
+from blemish.station.errors import Code, StationError, database_unavailable
 from blemish.station.inspections import Filter
 from blemish.station.sources import base, folder
 from blemish.station.sources.folder import Folder
@@ -242,6 +242,27 @@ def test_a_file_is_inspected_once_wherever_the_process_ends(
             return session.query(TakenFile).count() == 0
 
     until(forgotten, "nothing is left to remember")
+
+
+def test_a_file_is_inspected_once_though_the_database_vanished_before_it_could_say_so(
+    start: Callable[..., Line], tray: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Station.inspect_one
+    attempts = []
+
+    def stored_without_a_word(self: Station, *arguments: Any, **named: Any) -> Any:
+        attempts.append(real(self, *arguments, **named))
+        raise database_unavailable()
+
+    monkeypatch.setattr(Station, "inspect_one", stored_without_a_word)
+    line = start(watched(tray))
+    (tray / "a.png").write_bytes(part(NG))
+
+    until(lambda: lying_in(tray / "done") == ["a.png"], "it has moved on")
+
+    assert len(attempts) == 1
+    assert [row.file for row in line.rows()] == ["a.png"]
+    assert line.source()["counts"]["refused"] == 0
 
 
 def test_kill_loses_no_file_and_inspects_none_twice(tmp_path: Path, tray: Path) -> None:

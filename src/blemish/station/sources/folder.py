@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from blemish.data.files import is_image_name
@@ -171,6 +172,9 @@ class Folder:
                 )
             except StoppedError:
                 raise
+            except IntegrityError:
+                # An earlier attempt was stored after all, only that the database was gone before it could say so.
+                self.progress.inspected()
             except Exception as error:  # An image at which the graph breaks must not keep all others waiting.
                 self._refuse(taken, error)
                 return
