@@ -78,7 +78,7 @@ class DriftAnswer(BaseModel):
     false_alarm_rate: float = Field(description="the chance that this ever happens though nothing changes")
     alarm: datetime | None
     cause: str | None = Field(description="what had changed most")
-    values: dict[str, float] = Field(description="the parts whose mean is the value")
+    values: dict[str, float] = Field(description="the parts, the largest of which is the value")
     calibration: Spread = Field(description="of the scores in the model file")
     reference_images: int = Field(description="of those whose brightness, sharpness and colour are compared with")
     reference_wanted: int

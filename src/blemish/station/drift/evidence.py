@@ -21,11 +21,12 @@ more than about c/24, so that small differences that last, as of a few odd parts
 **Bad parts.** Real production has some. Two capitals look at scores: one at the ranks of those that are not NG, which
 are an urn of their own and do not depend on how many NG there are; and one that bets on NG and does not win as long as,
 whatever came before, the chance that the next part is bad is at most `tolerated_ng`. A long run of bad parts is drift.
-What NG a good part is by chance is bounded from above
-with confidence 1 - d: the rate of a threshold at the k-th largest of n scores is distributed as Beta(k, n + 1 - k).
+How often a good part is NG is bounded from above with confidence 1 - d: the rate of a threshold at the k-th largest of
+n scores is distributed as Beta(k, n + 1 - k).
 
-**All together** the mean of the capitals is again one, and the alarm is raised where it reaches 1/a, with a + d the
-stated rate.
+**All together.** The alarm is raised where one of the m capitals reaches m/a. Each does so with a chance of at most
+a/m, so any of them with at most a, however they hang together; a + d is the stated rate. (The mean of the capitals
+would not do: what one has seen can tell of the next value of another, and then it is no martingale of them all.)
 
 The urn is standard theory; stakes, tilts and the choice of what is looked at are ours.
 """

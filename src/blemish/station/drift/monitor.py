@@ -47,7 +47,7 @@ class DriftShown:
     """How a version stands at this station. value : of the test, 1 at first; at `limit` it is an alarm.
 
     reference : how many images of the reference of brightness, sharpness and colour have been gathered.
-    values : the capitals whose mean is the value. calibration : its scores. days : oldest first.
+    values : the capitals, the largest of which is the value. calibration : its scores. days : oldest first.
     """
 
     model: str

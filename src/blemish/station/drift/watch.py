@@ -63,8 +63,8 @@ class Watch:
 
     @property
     def value(self) -> float:
-        """Of the test: the mean of all capitals, 1 at first."""
-        return sum(self.values().values()) / len(COMPONENTS)
+        """Of the test: the largest capital, 1 at first."""
+        return max(self.values().values())
 
     def values(self) -> dict[str, float]:
         """The capital of each component."""
@@ -73,7 +73,7 @@ class Watch:
     @property
     def limit(self) -> float:
         """The value at which an alarm is raised."""
-        return 1 / ((1 - BOUND_SHARE) * self.rules.false_alarm_rate)
+        return len(COMPONENTS) / ((1 - BOUND_SHARE) * self.rules.false_alarm_rate)
 
     @property
     def alarming(self) -> bool:
