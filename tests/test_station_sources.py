@@ -389,7 +389,8 @@ def test_a_camera_is_inspected_to_a_beat_and_comes_back_after_it_vanished(
 
     server = camera(port)
 
-    until(lambda: len(line.rows()) > seen, "it is back")
+    until(lambda: line.source()["connected"], "it is back")
+    until(lambda: len(line.rows()) > seen + 1, "it is inspected again")
     state = line.source()
     assert (state["connected"], state["problem"]) == (True, None)
     assert state["counts"]["connections"] == before + 1
@@ -423,7 +424,8 @@ def test_a_camera_that_speaks_rtsp_is_inspected_and_comes_back_too(start: Callab
 
     server = RtspCamera(port, frame, 128, 96)
 
-    until(lambda: len(line.rows()) > seen, "it is back")
+    until(lambda: line.source()["connected"], "it is back")
+    until(lambda: len(line.rows()) > seen + 1, "it is inspected again")
     assert line.rows()[-1].score == pytest.approx(NG / 100, abs=0.05)
     server.close()
 

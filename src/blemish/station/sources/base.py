@@ -77,10 +77,9 @@ class Progress:
             self.counts[name] += by
 
     def inspected(self) -> None:
-        """Count an inspection, after which all is well."""
+        """Count an inspection."""
         self.count("inspected")
         self.last = now()
-        self.problem = None
 
     def trouble(self, name: str, problem: object) -> None:
         """Remember what is wrong; the log has it once."""
@@ -129,5 +128,6 @@ def patiently(name: str, progress: Progress, stop: threading.Event, what: Callab
             backoff.wait()
             continue
         progress.inspected()
+        progress.problem = None
         return row
     raise StoppedError

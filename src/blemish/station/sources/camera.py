@@ -195,6 +195,9 @@ class Camera:
                 self._stop.wait(0.5)
             else:
                 self.progress.inspected()
+                # It may have vanished since it gave this frame.
+                if self.progress.connected:
+                    self.progress.problem = None
             finally:
                 self.busy = False
 

@@ -175,6 +175,7 @@ class Folder:
             except IntegrityError:
                 # An earlier attempt was stored after all, only that the database was gone before it could say so.
                 self.progress.inspected()
+                self.progress.problem = None
             except Exception as error:  # An image at which the graph breaks must not keep all others waiting.
                 self._refuse(taken, error)
                 return
