@@ -46,8 +46,20 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 WITH_TORCH = {"teachers", "nn", "methods", "training", "export", "assembly", "benchmark"}
 RUNTIME = {"numpy", "PIL", "onnxruntime", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
-STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client", "pyarrow"}
-"""What may be imported in the station besides: the packages of its extras."""
+STATION = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "sqlalchemy",
+    "alembic",
+    "argon2",
+    "prometheus_client",
+    "yaml",
+    "paho",
+    "cv2",
+    "pyarrow",
+}
+"""What may be imported in the station besides: the packages of its extra, of `camera` and of `parquet`."""
 
 NETWORK = {
     "ftplib",
@@ -66,10 +78,10 @@ NETWORK = {
 }
 """What the standard library reaches a network with."""
 
-WITH_NETWORK = {"blemish.data.download", "blemish.station.serving"}
-"""One fetches what it is told to; the other listens, and connects to nobody."""
+WITH_NETWORK = {"blemish.data.download", "blemish.station.serving", "blemish.station.sinks.webhook"}
+"""One fetches what it is told to; one listens, and connects to nobody; one sends results to where it is told to."""
 
-ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "pyarrow"}
+ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "cv2", "pyarrow"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
 
 
