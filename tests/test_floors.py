@@ -65,8 +65,20 @@ RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich
 """What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
 QUANTISATION = {"onnx"}
 """What may be imported there besides; the extra `train` brings it."""
-STATION = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client", "pyarrow"}
-"""What may be imported in the station besides: the packages of its extras."""
+STATION = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "sqlalchemy",
+    "alembic",
+    "argon2",
+    "prometheus_client",
+    "yaml",
+    "paho",
+    "cv2",
+    "pyarrow",
+}
+"""What may be imported in the station besides: the packages of its extra, of `camera` and of `parquet`."""
 
 NETWORK = {
     "ftplib",
@@ -85,10 +97,10 @@ NETWORK = {
 }
 """What the standard library reaches a network with."""
 
-WITH_NETWORK = {"blemish.data.download", "blemish.station.serving"}
-"""One fetches what it is told to; the other listens, and connects to nobody."""
+WITH_NETWORK = {"blemish.data.download", "blemish.station.serving", "blemish.station.sinks.webhook"}
+"""One fetches what it is told to; one listens, and connects to nobody; one sends results to where it is told to."""
 
-ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino", "pyarrow"}
+ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino", "cv2", "pyarrow"}
 ONLY_FROM_INSIDE_A_VERB = {"yaml"}
 
 

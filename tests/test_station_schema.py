@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 import stations
 from blemish.station.app import make_app
+from blemish.station.connections import CsvSink, FolderSource
 from blemish.station.station import Station
 
 EXAMPLES = 5
@@ -26,7 +27,10 @@ EXAMPLES = 5
 
 @pytest.fixture
 def station(tmp_path: Path) -> Iterator[Station]:
-    options = stations.settings(tmp_path, max_body_bytes=100_000)
+    (tmp_path / "tray").mkdir()
+    tray = FolderSource(name="tray", kind="folder", path=tmp_path / "tray")
+    table = CsvSink(name="table", kind="csv", path=tmp_path / "table.csv")
+    options = stations.settings(tmp_path, max_body_bytes=100_000, sources=[tray], sinks=[table])
     stations.make_model(options.models / "cap.blemish")
     opened = Station(options)
     # With an account there is nothing that a request could lock itself out with.

@@ -28,13 +28,17 @@ from blemish.station.tables import (
     Account,
     Activation,
     AuditEntry,
+    DriftDay,
+    DriftState,
     Idempotency,
     Inspection,
     ModelVersion,
+    OutboxEntry,
     Rates,
     Review,
     SignIn,
     Table,
+    TakenFile,
     Token,
     Training,
     now,
@@ -103,6 +107,28 @@ def fill(store: Store) -> None:
                     note="Staub, nicht Kratzer: 灰尘",
                     region=[[1.5, 2], [3, 4], [5, 6]],
                 ),
+                OutboxEntry(
+                    time=NOON,
+                    station="line-1",
+                    sink="mes",
+                    event="e" * 36,
+                    body={"type": "inspection", "note": "灰尘"},
+                    attempts=2,
+                    dead=True,
+                    problem="it answers 400",
+                ),
+                TakenFile(station="line-1", source="tray", name="00017-a.png"),
+                DriftState(
+                    station="line-1",
+                    model="cap",
+                    version=1,
+                    since=NOON,
+                    reference={"warmth": [0.1 + 0.2]},
+                    state={"images": 3},
+                    alarm=NOON,
+                    cause="warmth",
+                ),
+                DriftDay(station="line-1", model="cap", version=1, day="2026-03-01", summary={"images": 3}, value=0.7),
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
@@ -150,14 +176,20 @@ FILLED = {
     "audit": 1,
     "training": 1,
     "idempotency": 1,
+    "outbox": 1,
+    "taken_file": 1,
+    "drift_state": 1,
+    "drift_day": 1,
 }
 ADDED = {
     "0002": ("account", "sign_in", "token", "audit"),
     "0003_trainings": ("training",),
     "0004_keys": ("idempotency",),
     "0005": ("rates",),
+    "0006_flow_and_drift": ("outbox", "taken_file", "drift_state", "drift_day"),
 }
 """Which tables came with which revision after the first."""
+FLOW_AND_DRIFT = ADDED["0006_flow_and_drift"]
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +305,17 @@ def test_migrating_a_filled_database_down_and_up_again_keeps_what_the_older_tabl
     assert counts(store) == {}
     store.migrate()
     assert counts(store) == dict.fromkeys(FILLED, 0)
+
+
+def test_migrating_flow_and_drift_down_and_up_again_loses_their_tables_and_nothing_else(store: Store) -> None:
+    store.migrate()
+    fill(store)
+
+    store.migrate("0005")
+
+    assert counts(store) == {name: count for name, count in FILLED.items() if name not in FLOW_AND_DRIFT}
+    store.migrate()
+    assert counts(store) == {**FILLED, **dict.fromkeys(FLOW_AND_DRIFT, 0)}
 
 
 def test_migrating_twice_changes_nothing(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blemish.cli.inspect import Runtime, checked_runtime
+from blemish.cli.inspect import checked_runtime
 from blemish.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,19 +26,37 @@ DATA = Path("station-data")
 
 
 def station(
-    models: Annotated[Path, typer.Option(help="Folder of model files; new ones are taken in while it runs.")],
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of model files; new ones are taken in while it runs.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of settings, sources and sinks; options given here overrule it.", dir_okay=False),
+    ] = None,
     db: Database = None,
-    data: Data = DATA,
-    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own needs accounts.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)] = 8000,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures, copies of model files and the embedded database; default station-data."
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen at; default 127.0.0.1; any but this machine's own needs accounts."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen at; default 8000; 0 takes a free one.", min=0, max=65535)
+    ] = None,
     name: Name = None,
-    queue: Annotated[int, typer.Option(help="Images that may wait for a model; more are answered 429.", min=1)] = 64,
+    queue: Annotated[
+        int | None, typer.Option(help="Images that may wait for a model; default 64; more are answered 429.", min=1)
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads for each model; default shares the cores out.", min=1)
     ] = None,
-    runtime: Runtime = "onnxruntime",
+    runtime: Annotated[
+        str | None, typer.Option(help="What runs the graphs: onnxruntime, openvino or auto; default onnxruntime.")
+    ] = None,
     training_folder: Annotated[
         list[Path] | None,
         typer.Option(help="Folder below which admins may train on images; repeatable. Without it, none."),
@@ -47,58 +65,70 @@ def station(
         int | None, typer.Option(help="Threads of a training; default is half of the cores.", min=1)
     ] = None,
     audit_share: Annotated[
-        float,
-        typer.Option(help="Share of images that people are to review in any case, to calibrate by.", min=0, max=1),
-    ] = 0.01,
-    max_body: Annotated[int, typer.Option(help="Largest request, in MiB.", min=1)] = 64,
-    drain: Annotated[float, typer.Option(help="Seconds in which open work is finished after SIGTERM.")] = 30,
-    keep_ok: Annotated[float, typer.Option(help="Days for which pictures of OK and REJECTED parts are kept.")] = 30,
-    keep_review: Annotated[float, typer.Option(help="Days for which pictures of REVIEW parts are kept.")] = 180,
-    keep_ng: Annotated[float, typer.Option(help="Days for which pictures of NG parts are kept.")] = 365,
+        float | None,
+        typer.Option(
+            help="Share of images that people are to review in any case, to calibrate by; default 0.01.", min=0, max=1
+        ),
+    ] = None,
+    max_body: Annotated[int | None, typer.Option(help="Largest request, in MiB; default 64.", min=1)] = None,
+    drain: Annotated[
+        float | None, typer.Option(help="Seconds in which open work is finished after SIGTERM; default 30.")
+    ] = None,
+    keep_ok: Annotated[
+        float | None, typer.Option(help="Days for which pictures of OK and REJECTED parts are kept; default 30.")
+    ] = None,
+    keep_review: Annotated[
+        float | None, typer.Option(help="Days for which pictures of REVIEW parts are kept; default 180.")
+    ] = None,
+    keep_ng: Annotated[
+        float | None, typer.Option(help="Days for which pictures of NG parts are kept; default 365.")
+    ] = None,
     keep_gib: Annotated[
         float | None, typer.Option(help="GiB that all pictures may take; beyond, the oldest go early.")
     ] = None,
 ) -> None:
     """Run the inspection station: an HTTP service that inspects images and remembers every decision.
 
-    Example: `blemish station --models models/`
+    Example: `blemish station --models models/`, or `blemish station --config station.yaml`
 
     Pictures of reviewed parts are kept until there is no room. SIGTERM and Ctrl-C finish open work first.
     """
-    from pydantic import ValidationError
-
     from blemish.console import Console
+    from blemish.station.configuration import make_settings, read_configuration
     from blemish.station.serving import serve
-    from blemish.station.settings import MEBIBYTE, Retention, Settings
+    from blemish.station.settings import MEBIBYTE
 
-    try:
-        settings = Settings(
-            models=models,
-            data=data,
-            database=db,
-            host=host,
-            port=port,
-            queue=queue,
-            threads=threads,
-            runtime=checked_runtime(runtime),
-            training_folders=tuple(training_folder or ()),
-            training_threads=training_threads,
-            audit_share=audit_share,
-            max_body_bytes=max_body * MEBIBYTE,
-            drain_seconds=drain,
-            retention=Retention(
-                ok_days=keep_ok,
-                rejected_days=keep_ok,
-                review_days=keep_review,
-                ng_days=keep_ng,
-                max_bytes=None if keep_gib is None else round(keep_gib * 1024 * MEBIBYTE),
-            ),
-            **_given(name=name),
-        )
-    except ValidationError as error:
-        found = error.errors()[0]
-        raise UsageError(str(found["msg"]), where=".".join(str(part) for part in found["loc"])) from error
-    serve(settings, Console())
+    if models is None and config is None:
+        raise UsageError("the station needs a folder of model files", where="--models", todo="Or name a --config file")
+    given = _given(
+        models=None if models is None else models.absolute(),
+        database=db,
+        data=None if data is None else data.absolute(),
+        host=host,
+        port=port,
+        name=name,
+        queue=queue,
+        threads=threads,
+        runtime=None if runtime is None else checked_runtime(runtime),
+        training_folders=tuple(path.absolute() for path in training_folder) if training_folder else None,
+        training_threads=training_threads,
+        audit_share=audit_share,
+        max_body_bytes=None if max_body is None else max_body * MEBIBYTE,
+        drain_seconds=drain,
+    )
+    keep = _given(
+        ok_days=keep_ok,
+        rejected_days=keep_ok,
+        review_days=keep_review,
+        ng_days=keep_ng,
+        max_bytes=None if keep_gib is None else round(keep_gib * 1024 * MEBIBYTE),
+    )
+    values: dict[str, Any] = {"data": DATA}
+    if config is not None:
+        values |= read_configuration(config)
+    if keep and isinstance(values.get("retention", {}), dict):
+        given["retention"] = {**values.get("retention", {}), **keep}
+    serve(make_settings(values | given, config.absolute().parent if config is not None else Path()), Console())
 
 
 people = typer.Typer(help="Who may sign in to the station, and which machines have a token.", no_args_is_help=True)

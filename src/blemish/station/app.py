@@ -5,7 +5,19 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from blemish import __version__
-from blemish.station.api import audit, exports, inspections, kserve, metrics, models, people, trainings, versions
+from blemish.station.api import (
+    audit,
+    drift,
+    exports,
+    flow,
+    inspections,
+    kserve,
+    metrics,
+    models,
+    people,
+    trainings,
+    versions,
+)
 from blemish.station.api.answers import answer_errors
 from blemish.station.api.guards import BodyLimit, Headers, Measured, OwnHost
 from blemish.station.pages import add_pages
@@ -32,7 +44,7 @@ def make_app(station: Station) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.station = station
-    for room in (inspections, exports, models, versions, trainings, people, audit, kserve, metrics):
+    for room in (inspections, exports, models, versions, trainings, drift, flow, people, audit, kserve, metrics):
         app.include_router(room.router)
     add_pages(app)
     answer_errors(app)

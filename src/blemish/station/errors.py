@@ -54,6 +54,7 @@ class Code(StrEnum):
     DATABASE_UNAVAILABLE = "database_unavailable"
     STORAGE_FAILED = "storage_failed"
     MODEL_NOT_READY = "model_not_ready"
+    SOURCE_UNAVAILABLE = "source_unavailable"
 
 
 STATUS: Final[dict[Code, int]] = {
@@ -100,6 +101,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.DATABASE_UNAVAILABLE: 503,
     Code.STORAGE_FAILED: 503,
     Code.MODEL_NOT_READY: 503,
+    Code.SOURCE_UNAVAILABLE: 503,
 }
 """The HTTP status of each code."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -145,10 +145,19 @@ class Inspections:
         """Whether an image belongs to the audit sample."""
         return image_sha256 < audit_bound(self.audit_share)
 
-    def add(self, rows: list[Inspection], key: RequestKey | None = None) -> list[Inspection]:
+    def add(
+        self,
+        rows: list[Inspection],
+        key: RequestKey | None = None,
+        also: Callable[[Session], None] | None = None,
+    ) -> list[Inspection]:
         """Write rows, all or none; they are on the disk when this returns, and have their id.
 
         Returns them; or those of the same request, if that came twice at once and the other was faster.
+
+        Parameters
+        ----------
+        also : writes what has to be there if and only if they are.
 
         Raises
         ------
@@ -158,8 +167,10 @@ class Inspections:
         try:
             with self.store.write() as session:
                 session.add_all(rows)
+                session.flush()
+                if also is not None:
+                    also(session)
                 if key is not None:
-                    session.flush()
                     ids = [row.id for row in rows]
                     session.add(
                         Idempotency(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from blemish.runtime import RuntimeChoice
+from blemish.station.connections import ConfiguredPath, Sink, Source
 
 MEBIBYTE = 2**20
 DEFAULT_NAME = "station"
@@ -31,6 +34,22 @@ class Retention(BaseModel):
     max_bytes: PositiveInt | None = None
 
 
+class Drift(BaseModel):
+    """How production is watched for changes; see `blemish.station.drift`.
+
+    false_alarm_rate : the chance that a version which sees the same production for ever is ever said to drift.
+    tolerated_ng : the share of bad parts that belongs to production.
+    reference : the first images of a version at a station, whose brightness, sharpness and colour later ones are
+        compared with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    false_alarm_rate: float = Field(default=0.01, gt=0, lt=1)
+    tolerated_ng: float = Field(default=0.05, ge=0, lt=0.5)
+    reference: int = Field(default=200, ge=20, le=10_000)
+
+
 class Settings(BaseModel):
     """Everything that can be chosen about a station.
 
@@ -49,8 +68,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: Path
-    data: Path
+    models: ConfiguredPath
+    data: ConfiguredPath
     database: str | None = None
     name: str = Field(default=DEFAULT_NAME, min_length=1, max_length=100)
     host: str = "127.0.0.1"
@@ -58,7 +77,7 @@ class Settings(BaseModel):
     queue: PositiveInt = 64
     threads: PositiveInt | None = None
     runtime: RuntimeChoice = "onnxruntime"
-    training_folders: tuple[Path, ...] = ()
+    training_folders: tuple[ConfiguredPath, ...] = ()
     training_threads: PositiveInt | None = None
     audit_share: float = Field(default=0.01, ge=0, le=1)
     max_body_bytes: PositiveInt = 64 * MEBIBYTE
@@ -73,11 +92,17 @@ class Settings(BaseModel):
     sweep_seconds: PositiveFloat = 3600
     """Between two runs of the retention."""
     retention: Retention = Retention()
+    drift: Drift = Drift()
+    sources: tuple[Source, ...] = ()
+    sinks: tuple[Sink, ...] = ()
 
-    @field_validator("models", "data")
+    @field_validator("sources", "sinks")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.absolute()
+    def _names_differ(cls, connections: tuple[Any, ...]) -> tuple[Any, ...]:
+        (name, n), *_ = Counter(one.name for one in connections).most_common(1) or [("", 0)]
+        if n > 1:
+            raise ValueError(f"the name {name} stands there {n} times")
+        return connections
 
     @field_validator("training_folders")
     @classmethod

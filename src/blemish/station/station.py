@@ -12,18 +12,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
+from sqlalchemy.orm import Session
+
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
 from blemish.station.comparison import Comparing
+from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Hours, Inspections, RequestKey
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
+from blemish.station.outbox import Event, Outbox
 from blemish.station.people import People
 from blemish.station.recalibration import Recalibrating
 from blemish.station.rescoring import Rescoring
 from blemish.station.retention import sweep
 from blemish.station.settings import DEFAULT_NAME, Settings
+from blemish.station.sinks import Senders
+from blemish.station.sources import Sources
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
 from blemish.station.trainings import Trainings
@@ -82,7 +88,13 @@ class Station:
             self.inspections = Inspections(self.store, settings.name, settings.audit_share)
             self.hours = Hours(self.inspections)
             self.models = Models(settings, self.store, self.archive)
-            self.metrics = Metrics(settings, self.models)
+            self.monitor = Monitor(self.store, settings.name, settings.drift, self.models)
+            self.outbox = Outbox(self.store, settings.name, settings.sinks)
+            self.senders = Senders(settings.sinks, self.outbox)
+            self.sources = Sources(
+                settings.sources, self.inspect_one, self.store, settings.name, settings.max_body_bytes
+            )
+            self.metrics = Metrics(settings, self.models, self.monitor, self.sources, self.senders)
             self.trainings = Trainings(settings, self.store, self.archive, self.models, self.inspections)
             self.trainings.recover()
             self.rescoring = Rescoring(self.archive, self.models)
@@ -101,10 +113,12 @@ class Station:
         ]
 
     def start(self) -> None:
-        """Begin to look after the folder of models, the age of pictures, and trainings."""
+        """Begin to look after models and pictures, to train, to serve sinks and to watch sources."""
         self.trainings.start()
         for thread in self._threads:
             thread.start()
+        self.senders.start()
+        self.sources.start()
 
     def drain(self) -> None:
         """Take no more images; what is being judged goes on, for `drain_seconds` from the first call on."""
@@ -112,6 +126,7 @@ class Station:
             self._end = time.monotonic() + self.settings.drain_seconds
         self.draining = True
         self.metrics.draining.set(1)
+        self.sources.stop()
 
     @property
     def seconds_left(self) -> float:
@@ -120,8 +135,8 @@ class Station:
 
     @property
     def idle(self) -> bool:
-        """Whether no request to inspect is open."""
-        return self._open == 0 and self.models.idle
+        """Whether no request to inspect is open, and no source has an image inspected."""
+        return self._open == 0 and self.models.idle and self.sources.idle
 
     def close(self) -> None:
         """Stop everything; what waits is judged first, as long as there is time."""
@@ -130,6 +145,8 @@ class Station:
         self.trainings.stop()
         self.rescoring.stop()
         self.models.stop(self.seconds_left)
+        self.sources.join(1)
+        self.senders.stop(1)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(1)
@@ -191,10 +208,35 @@ class Station:
         judged = await asyncio.gather(*map(asyncio.wrap_future, answers))
         return await asyncio.to_thread(self.record, images, judged, source, key)
 
+    def inspect_one(
+        self,
+        content: bytes,
+        file: str | None,
+        model: str | None,
+        source: str,
+        also: Callable[[Session], None] | None = None,
+    ) -> Inspection:
+        """As `inspect`, for the thread of a source, which may wait. also : writes in the same transaction."""
+        if self.draining:
+            raise StationError(Code.DRAINING, "the station is shutting down")
+        name = self.models.only() if model is None else model
+        (answer,) = self.models.submit(name, None, [content])
+        (row,) = self.record([Sent(content, file)], [answer.result()], source, also=also)
+        return row
+
     def record(
-        self, images: Sequence[Sent], judged: Sequence[Judged], source: str | None, key: RequestKey | None = None
+        self,
+        images: Sequence[Sent],
+        judged: Sequence[Judged],
+        source: str | None,
+        key: RequestKey | None = None,
+        also: Callable[[Session], None] | None = None,
     ) -> list[Inspection]:
-        """Write pictures, then rows, and count them.
+        """Write pictures, then rows with what sinks are to get and what drift makes of them, and count them.
+
+        Parameters
+        ----------
+        also : writes in the transaction of the rows.
 
         Raises
         ------
@@ -209,13 +251,25 @@ class Station:
             if found.anomaly_map is not None and found.threshold is not None:
                 with_map.append(index)
                 pictures.append(("maps", encode_map(found.anomaly_map, found.threshold)))
+        seen = [Seen.of(one.inspection) for one in judged]
         with self.archive.keep(pictures) as names:
             maps = dict(zip(with_map, names[len(images) :], strict=True))
             rows = [
                 self._row(image, names[index], one, maps.get(index), source)
                 for index, (image, one) in enumerate(zip(images, judged, strict=True))
             ]
-            stored = self.inspections.add(rows, key)
+
+            def with_the_rows(session: Session) -> None:
+                events = [Event.of(row) for row in rows]
+                events += self.monitor.observe(session, rows, seen)
+                self.outbox.put(session, events)
+                if also is not None:
+                    also(session)
+
+            # One after the other, so that sinks get them in the order of their ids.
+            with self.monitor.writing:
+                stored = self.inspections.add(rows, key, with_the_rows)
+        self.senders.wake()
         self.metrics.stored.observe(time.monotonic() - start)
         if stored is rows:
             for one in judged:

@@ -119,7 +119,8 @@ class Store:
                     # Two stations that start together must not both make the tables.
                     connection.execute(text("SELECT pg_advisory_xact_lock(7228371)"))
                 config = alembic_config(connection)
-                known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+                history = ScriptDirectory.from_config(config)
+                known = {script.revision for script in history.walk_revisions()}
                 present = _revision(connection)
                 if present is not None and present not in known:
                     raise UsageError(
@@ -127,8 +128,8 @@ class Store:
                         where=self.engine.url.render_as_string(hide_password=True),
                         todo="Install the newer Blemish that wrote it",
                     )
-                # Revisions are numbered, so that their names say which way it goes.
-                if revision == "base" or (present is not None and revision < present):
+                before = set() if present is None else {step.revision for step in history.walk_revisions(head=present)}
+                if revision == "base" or revision in before - {present}:
                     command.downgrade(config, revision)
                 else:
                     command.upgrade(config, revision)

@@ -276,3 +276,71 @@ class Idempotency(Table):
     key: Mapped[str] = mapped_column(String(200))
     request_sha256: Mapped[str] = mapped_column(String(64))
     inspections: Mapped[list[int]] = mapped_column(JSON)
+
+
+class OutboxEntry(Table):
+    """A result that a sink has not taken yet; it is written with what it tells of, and goes once it is delivered.
+
+    event : the same for all sinks, so that who gets it twice can tell. dead : the sink has refused it for good.
+    problem : what the sink said last.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index(None, "station", "sink", "dead", "id"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    station: Mapped[str] = mapped_column(String(100))
+    sink: Mapped[str] = mapped_column(String(100))
+    event: Mapped[str] = mapped_column(String(36))
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    attempts: Mapped[int]
+    dead: Mapped[bool]
+    problem: Mapped[str | None] = mapped_column(Text)
+
+
+class TakenFile(Table):
+    """A file of a watched folder whose inspection is stored, while it may still lie among those being inspected."""
+
+    __tablename__ = "taken_file"
+    __table_args__ = (UniqueConstraint("station", "source", "name"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    station: Mapped[str] = mapped_column(String(100))
+    source: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(String(300))
+
+
+class DriftState(Table):
+    """Where the test of a version for drift stands; see `drift.watch`.
+
+    reference : what is compared with; it changes only while it is gathered. state : all the rest.
+    """
+
+    __tablename__ = "drift_state"
+    __table_args__ = (UniqueConstraint("station", "model", "version"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    station: Mapped[str] = mapped_column(String(100))
+    model: Mapped[str] = mapped_column(String(100))
+    version: Mapped[int]
+    since: Mapped[datetime] = mapped_column(UtcTime)
+    reference: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[dict[str, Any]] = mapped_column(JSON)
+    alarm: Mapped[datetime | None] = mapped_column(UtcTime)
+    cause: Mapped[str | None] = mapped_column(String(20))
+
+
+class DriftDay(Table):
+    """What the images of a day (UTC) were like. value : of the test, after the last of them."""
+
+    __tablename__ = "drift_day"
+    __table_args__ = (UniqueConstraint("station", "model", "version", "day"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    station: Mapped[str] = mapped_column(String(100))
+    model: Mapped[str] = mapped_column(String(100))
+    version: Mapped[int]
+    day: Mapped[str] = mapped_column(String(10))
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+    value: Mapped[float]

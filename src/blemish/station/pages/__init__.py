@@ -23,6 +23,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from blemish.station.pages import (
+    connections,
+    drift,
     inspections,
     live,
     models,
@@ -36,7 +38,7 @@ from blemish.station.pages import (
 )
 from blemish.station.pages.frame import page_router
 
-ROOMS = (live, review, inspections, models, thresholds, trainings, system)
+ROOMS = (live, review, inspections, models, thresholds, drift, trainings, connections, system)
 """Modules of pages, in the order of the navigation."""
 
 home = page_router()

@@ -66,6 +66,7 @@ def _board(station: Station) -> dict[str, Any]:
         last_hour[verdict] = last_hour.get(verdict, 0) + count
     judged = sum(count for verdict, count in last_hour.items() if verdict != "REJECTED")
     states = station.models.states()
+    active = {(state.name, state.active) for state in states}
     return {
         "latest": latest[:LATEST],
         "hours": hours,
@@ -76,6 +77,10 @@ def _board(station: Station) -> dict[str, Any]:
         "draining": station.draining,
         "no_models": not any(state.versions for state in states),
         "problems": [state for state in states if state.problem or (state.active is not None and not state.ready)],
+        "drifting": [
+            drift for drift, _ in station.monitor.states() if drift.alarm and (drift.model, drift.version) in active
+        ],
+        "troubled": [source.name for source in station.sources.states() if source.problem],
         "minutes": _quiet_minutes(latest, moment),
     }
 
