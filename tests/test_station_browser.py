@@ -221,6 +221,10 @@ def test_a_region_is_drawn_into_the_picture_and_stored(open_tab: Any, line: Line
     assert page.evaluate("document.querySelector('.heat').style.clipPath") == "inset(0px 60% 0px 0px)"
     page.get_by_role("button", name="Larger").click()
     page.get_by_role("button", name="Whole picture").click()
+    # The picture is moved and enlarged, so that places on the screen and in it differ.
+    page.get_by_role("button", name="Look").click()
+    page.locator(".stage").press("ArrowRight")
+    page.locator(".stage").press("ArrowDown")
     page.get_by_role("button", name="Draw region").click()
     # The corners of the square that is brighter, wherever they are on the screen.
     corners = [(5, 10), (15, 10), (15, 20), (5, 20)]
@@ -238,6 +242,7 @@ def test_a_region_is_drawn_into_the_picture_and_stored(open_tab: Any, line: Line
     playwright.expect(page.get_by_role("cell", name="<b>scratch</b>")).to_be_visible()
     (review,) = line.station.inspections.reviews(number)
     assert review.region is not None
+    assert place[2] > 10
     assert np.allclose(review.region, corners, atol=0.3)
 
 
