@@ -122,7 +122,7 @@ def open_tab(line: Line, browser: Any) -> Iterator[Any]:
 
 
 def test_signing_in_is_asked_for_refused_and_leads_back(open_tab: Any, line: Line) -> None:
-    page = open_tab(None)
+    page = open_tab(None, timezone_id="Asia/Kolkata")
     page.goto("/inspections?verdict=NG")
     assert page.url == f"{line.url}/sign-in?next=%2Finspections%3Fverdict%3DNG"
     page.get_by_label("Name").fill("viewer")
@@ -139,6 +139,13 @@ def test_signing_in_is_asked_for_refused_and_leads_back(open_tab: Any, line: Lin
     assert "Inspections" in names
     assert "Review" not in names
     assert page.goto("/review").status == 403
+    page.goto("/inspections")
+    page.get_by_label("Verdict").select_option("REVIEW")
+    page.get_by_label("From").fill("2026-01-01T09:30")
+    page.get_by_role("button", name="Filter").click()
+    # The time is sent with its zone, and shown again as it was chosen; what was left empty is not sent.
+    page.wait_for_url("/inspections?verdict=REVIEW&since=2026-01-01T04%3A00%3A00.000Z")
+    playwright.expect(page.get_by_label("From")).to_have_value("2026-01-01T09:30")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("/sign-in")
     page.goto("/inspections")
@@ -214,6 +221,10 @@ def test_a_region_is_drawn_into_the_picture_and_stored(open_tab: Any, line: Line
     assert page.evaluate("document.querySelector('.heat').style.clipPath") == "inset(0px 60% 0px 0px)"
     page.get_by_role("button", name="Larger").click()
     page.get_by_role("button", name="Whole picture").click()
+    # The picture is moved and enlarged, so that places on the screen and in it differ.
+    page.get_by_role("button", name="Look").click()
+    page.locator(".stage").press("ArrowRight")
+    page.locator(".stage").press("ArrowDown")
     page.get_by_role("button", name="Draw region").click()
     # The corners of the square that is brighter, wherever they are on the screen.
     corners = [(5, 10), (15, 10), (15, 20), (5, 20)]
@@ -231,6 +242,7 @@ def test_a_region_is_drawn_into_the_picture_and_stored(open_tab: Any, line: Line
     playwright.expect(page.get_by_role("cell", name="<b>scratch</b>")).to_be_visible()
     (review,) = line.station.inspections.reviews(number)
     assert review.region is not None
+    assert place[2] > 10
     assert np.allclose(review.region, corners, atol=0.3)
 
 
@@ -265,6 +277,36 @@ def test_sliding_shows_what_would_change_and_taking_it_changes_it(open_tab: Any,
     viewer.goto("/thresholds")
     playwright.expect(viewer.get_by_text("An admin can choose other rates.")).to_be_visible()
     playwright.expect(viewer.get_by_role("button", name="Judge by these rates")).to_have_count(0)
+
+
+def test_an_admin_activates_a_version_and_makes_a_token(open_tab: Any, line: Line) -> None:
+    make_model(line.station.settings.models / "cap.blemish", gain=0.5)
+    page = open_tab("admin")
+    page.goto("/models")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Look into the folder now").click()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("button", name="Activate").click()
+    assert line.station.models.state("cap").active == 1
+    page.once("dialog", lambda dialog: dialog.accept())
+    with page.expect_navigation():
+        page.get_by_role("button", name="Activate").click()
+    playwright.expect(page.get_by_role("heading", name="version 2 judges")).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
+    with page.expect_navigation():
+        page.get_by_role("button", name="Roll back").click()
+    assert line.station.models.state("cap").active == 1
+
+    page.goto("/system")
+    page.locator("#token").fill("camera-1")
+    page.get_by_role("button", name="Make token").click()
+
+    secret = page.locator("#secret code")
+    playwright.expect(secret).to_be_visible()
+    assert line.station.people.who(str(secret.text_content()), None).by == "token camera-1"
+    page.locator("#token").fill("camera-1")
+    page.get_by_role("button", name="Make token").click()
+    playwright.expect(page.locator("#said")).to_contain_text("This name is taken")
 
 
 def test_the_live_page_shows_what_comes_and_that_the_station_is_lost(open_tab: Any, line: Line) -> None:

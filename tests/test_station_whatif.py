@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from blemish.decisions import calibrate
+from blemish.pictures import png
 from blemish.runtime import load
 from blemish.station.app import make_app
 from blemish.station.errors import STATUS, Code
@@ -241,7 +242,10 @@ def opened(answer: Any) -> Image.Image:
 
 def test_pictures_come_in_the_size_that_is_asked_for(station: Station) -> None:
     client = client_of(station)
-    found = inspect(client, part(60, shape=(120, 180)))
+    pixels = np.array(Image.open(io.BytesIO(part(60, shape=(120, 180)))))
+    # This is warm on the map, but not marked.
+    pixels[50:70, 80:100] += 15
+    found = inspect(client, png(pixels))
     url = f"/api/v1/inspections/{found['id']}"
 
     for name in ("display", "heatmap", "overlay"):
@@ -255,6 +259,7 @@ def test_pictures_come_in_the_size_that_is_asked_for(station: Station) -> None:
     # The square is marked and its rim is drawn, just outside.
     assert line[9, 10].tolist() == [255, 255, 255, 255]
     assert line[15, 10, 3] == line[60, 90, 3] == 0
+    assert not line[45:75, 75:105].any()
     assert client.get(f"{url}/overlay?side=5").status_code == 422
 
 

@@ -50,9 +50,10 @@ def fill(station: Station, images: Path) -> None:
 
 def keep(page: Page, name: str) -> None:
     """Write what a page shows, in few colours, so that it is small."""
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     small = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
-    small.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+    small.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
         HERE / f"{name}.png", optimize=True
     )
 
@@ -65,6 +66,7 @@ def shoot(page: Page, url: str, station: Station) -> None:
     page.wait_for_timeout(500)
     keep(page, "live")
     page.goto(f"{url}/review", wait_until="networkidle")
+    page.wait_for_function("document.querySelector('.photo').naturalWidth > 0")
     keep(page, "review")
     page.goto(f"{url}/inspections/{worst.id}", wait_until="networkidle")
     page.locator(".heat-share").fill("50")

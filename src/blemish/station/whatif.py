@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import select
 
 from blemish.decisions import Calibration, Verdict
@@ -115,24 +116,18 @@ def rate_range(rate: float, n: int, confidence: float = CONFIDENCE) -> tuple[flo
 
 
 def _quantile(share: float, k: int, n: int) -> float:
-    """The x at which Beta(k, n+1-k) has so large a share below; it is below x if at least k of n draws are."""
+    """The x at which Beta(k, n+1-k) has so large a share below, which is the chance of k of n draws to be below x."""
     if k == 0:
         return 0.0
+    # Fewer than k of them are: the terms of the binomial distribution from 0 to k - 1.
+    few = np.arange(k)
+    ways = np.concatenate([[0.0], np.cumsum(np.log((n + 1 - few[1:]) / few[1:]))])
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        if _at_least(k, n, middle) < share:
+        terms = ways + few * math.log(middle) + (n - few) * math.log1p(-middle)
+        if 1 - np.exp(terms).sum() < share:
             low = middle
         else:
             high = middle
     return high
-
-
-def _at_least(k: int, n: int, x: float) -> float:
-    """The probability that at least k of n draws happen, each with the probability x in (0, 1)."""
-    logarithm, other = math.log(x), math.log1p(-x)
-    choose = math.lgamma(n + 1)
-    return 1 - sum(
-        math.exp(choose - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * logarithm + (n - i) * other)
-        for i in range(k)
-    )

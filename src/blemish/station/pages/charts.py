@@ -72,9 +72,11 @@ def score_chart(calibration: Calibration, score: float | None) -> ScoreChart:
     return ScoreChart(tuple(bars), tuple(bands), mark, ticks, bool(axis.note))
 
 
-def score_place(calibration: Calibration, rate: float) -> float:
-    """Where in the chart of a calibration, without a mark, the threshold of a rate is."""
-    return _axis(calibration, None).place(calibration.threshold(rate))
+def threshold_places(calibration: Calibration) -> list[float]:
+    """Where in the chart of a calibration, without a mark, the thresholds of the rates 1/(n+1), 2/(n+1), ... 1 are."""
+    axis = _axis(calibration, None)
+    n = calibration.n
+    return [axis.place(calibration.threshold(k / (n + 1))) for k in range(1, n + 2)]
 
 
 def _axis(calibration: Calibration, score: float | None) -> Axis:

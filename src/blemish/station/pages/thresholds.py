@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from blemish.decisions import Calibration, images_needed
 from blemish.station.api.guards import TheStation
 from blemish.station.api.inspections import ModelName, VersionNumber
-from blemish.station.pages.charts import score_chart, score_place
+from blemish.station.pages.charts import score_chart, threshold_places
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
 from blemish.station.whatif import steps
 
@@ -66,5 +66,5 @@ def _sliders(calibration: Calibration) -> dict[str, Any]:
         "false_alarms": false_alarms,
         "most_false_alarms": max(false_alarms, steps(LARGEST_RATE, n)),
         "reviews": max(false_alarms, steps(calibration.review_rate, n)),
-        "places": [score_place(calibration, k / (n + 1)) for k in range(1, n + 2)],
+        "places": threshold_places(calibration),
     }
