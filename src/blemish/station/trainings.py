@@ -74,6 +74,9 @@ class MethodName:
     title: str
 
 
+AUTO: Final = MethodName("auto", "The method that the images ask for")
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of a training's log. kind : say, warn or print."""
@@ -149,7 +152,7 @@ class Trainings:
             said, _ = process.communicate()
             # What libraries print comes before the document.
             rows = json.loads(said[said.index("[\n") :])
-            self._methods = [MethodName(row["name"], row["title"]) for row in rows]
+            self._methods = [AUTO, *(MethodName(row["name"], row["title"]) for row in rows)]
         except (OSError, ValueError) as error:
             log.error("The methods cannot be listed: %s", error)
         with self._guard:
