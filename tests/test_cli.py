@@ -210,7 +210,7 @@ def test_an_interruption_is_status_130_and_a_sentence(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blemish.assembly.train", interrupted)
-    monkeypatch.setattr("blemish.runtime.detector.Graph.run", interrupted)
+    monkeypatch.setattr("blemish.runtime.graph.OnnxRuntimeGraph.run", interrupted)
     arguments = [line.model, line.source / "good"] if verb == "inspect" else [line.source, "--out", tmp_path / "m"]
     ended = cli(verb, *arguments)
     assert (ended.status, ended.out) == (130, "")
@@ -510,7 +510,7 @@ def test_a_config_file_gives_what_the_command_does_not(
     ("content", "said"),
     [
         ("- method", "it is not a mapping of options"),
-        ("metod: padim", "there is no option 'metod'. Options are method, teacher"),
+        ("metod: padim", "there is no option 'metod'. Options are method, contaminated, teacher"),
         ("set: 3", "`set` is not a mapping of hyper-parameters"),
         ("a: [", "it cannot be read as YAML"),
     ],

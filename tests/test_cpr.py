@@ -37,7 +37,7 @@ from blemish.nn.retrieval import (
     sample,
 )
 from blemish.nn.textures import synthetic_textures
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from blemish.training import Trainer, TrainingImages
 from tiny import SIZE, make_parts, part, teacher
 from tiny import one_thread as one_thread  # applies to this module
@@ -468,7 +468,7 @@ def test_a_defect_stands_out(trained: tuple[CascadePatchRetrieval, list[float]])
 
 
 def test_the_graph_agrees_on_new_and_on_remembered_images(fitted: CascadePatchRetrieval) -> None:
-    graph = Graph(export_graph(fitted, PREPARATION, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(fitted, PREPARATION, ImageContract()))
     pictures = [part(0), part(4), part(100), part(101, defect=True)]
     assert check_parity(graph, fitted, PREPARATION, pictures).images == 4
 

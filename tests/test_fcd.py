@@ -29,7 +29,7 @@ from blemish.methods.fcd import (
 )
 from blemish.modelfile import TeacherInfo, open_model_file
 from blemish.nn.preparation import Preparation
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from blemish.teachers import FeaturePyramid
 from blemish.training import Trainer, TrainingImages
 from tiny import SIZE, make_parts, part
@@ -337,7 +337,7 @@ def test_the_graph_agrees_one_and_three_at_a_time(name: str) -> None:
     made.get_buffer("centre").copy_(torch.randn(made.teacher.info.channels[-1]))
     assert made.teacher.has_class_token == name.startswith("vit")
     preparation = Preparation(0, 255, SIZE)
-    graph = Graph(export_graph(made, preparation, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(made, preparation, ImageContract()))
     parity = check_parity(graph, made, preparation, [part(100 + i) for i in range(3)])
     assert (parity.images, parity.batch_sizes) == (3, (1, 3))
 

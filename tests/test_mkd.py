@@ -27,7 +27,7 @@ from blemish.methods.mkd import (
 from blemish.modelfile import TeacherInfo
 from blemish.nn.plain import input_gradient, is_plain, outputs
 from blemish.nn.preparation import Preparation
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from blemish.teachers import FeaturePyramid, open_teacher
 from tiny import SIZE, part
 from tiny import one_thread as one_thread  # applies to this module
@@ -302,7 +302,7 @@ def test_rounding_moves_the_gradient_a_little(method: MultiresolutionDistillatio
 
 def test_the_graph_agrees(method: MultiresolutionDistillation) -> None:
     preparation = Preparation(0, 255, SIZE)
-    graph = Graph(export_graph(method, preparation, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(method, preparation, ImageContract()))
     parity = check_parity(graph, method, preparation, [part(i, defect=i == 1) for i in range(3)])
     assert parity.largest_map_difference < 1e-3
 

@@ -14,7 +14,7 @@ from blemish.methods import PassStage
 from blemish.methods.patchcore import PatchCore
 from blemish.nn.neighbours import nearest_squared_distance, rarity
 from blemish.nn.preparation import Preparation
-from blemish.runtime.detector import Graph
+from blemish.runtime.graph import OnnxRuntimeGraph
 from tiny import SIZE, part, teacher
 from tiny import one_thread as one_thread  # applies to this module
 
@@ -97,6 +97,6 @@ def test_map_and_score_follow_the_options(neighbours: int, reweighting: int) -> 
 
 def test_the_graph_agrees_with_both_options() -> None:
     made = fitted(neighbours=3, reweighting=5)
-    graph = Graph(export_graph(made, PREPARATION, ImageContract()))
+    graph = OnnxRuntimeGraph(export_graph(made, PREPARATION, ImageContract()))
     pictures = [part(0), part(4), part(100), part(101, defect=True)]
     assert check_parity(graph, made, PREPARATION, pictures).images == 4

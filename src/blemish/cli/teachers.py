@@ -12,7 +12,7 @@ from blemish.cli.train import Device, Preset, parse_settings
 
 Weights = Annotated[Path | None, typer.Option(help="Folder of weights. \\[default: BLEMISH_WEIGHTS]")]
 
-teachers = typer.Typer(name="teachers", help="List the teachers, or distil one.", invoke_without_command=True)
+teachers = typer.Typer(name="teachers", invoke_without_command=True)
 
 
 @teachers.callback()

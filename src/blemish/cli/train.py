@@ -41,7 +41,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],
     method: Annotated[
         str | None,
-        typer.Option(help="`blemish methods` lists them; auto takes the one the images ask for. \\[default: rd]"),
+        typer.Option(help="`blemish methods` lists them; auto lets the images choose. \\[default: rd]"),
     ] = None,
     contaminated: Annotated[
         bool | None,
