@@ -452,8 +452,9 @@ class Models:
 
     def _known(self, name: str) -> dict[int, ModelVersion]:
         if name not in self._versions:
-            names = ", ".join(sorted(self._versions)) or "none"
-            raise StationError(Code.NO_SUCH_MODEL, f"there is no model {name}", todo=f"There is {names}")
+            names = ", ".join(sorted(self._versions))
+            todo = f"There is {names}" if names else "Put a model file into the models folder, or train one"
+            raise StationError(Code.NO_SUCH_MODEL, f"there is no model {name}", todo=todo)
         return self._versions[name]
 
     # Workers
