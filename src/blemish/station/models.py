@@ -375,7 +375,7 @@ class Models:
             raise StationError(
                 Code.NO_SUCH_VERSION,
                 f"model {name} has no version {wanted} here",
-                todo=f"There are {', '.join(map(str, versions))}",
+                todo=f"Name one of {', '.join(map(str, versions))}",
             )
         return versions[wanted]
 
