@@ -294,6 +294,7 @@ def test_people_see_an_alarm_on_the_live_page_and_on_the_page_of_drift(line: Sta
     quiet = client.get("/drift").text
     assert "alarm from 667 on" in quiet
     assert "alarm-day" not in quiet
+    assert "until the alarm" not in quiet
 
     feed(client, [part(60, i) for i in range(40)])
 
@@ -301,4 +302,7 @@ def test_people_see_an_alarm_on_the_live_page_and_on_the_page_of_drift(line: Sta
     shown = client.get("/drift?model=cap&version=1").text
     assert "Production is not what version 1 of cap was calibrated for" in shown
     assert shown.count('class="alarm-day"') == 7
+    assert "until the alarm" in shown
+    # The test value, between a thousand and a million here, is written out.
+    assert "e+0" not in shown
     assert client.get("/drift?model=lid").status_code == 404

@@ -291,7 +291,12 @@ def test_the_live_board_says_what_is_wrong(hostile: Station, tmp_path: Path) -> 
     assert "The model &lt;b&gt;lid is not ready" in board
     station = Station(settings(tmp_path))
     client = client_of(station)
-    assert "There is no model: nothing can be inspected" in client.get("/live/board").text
+    assert "No model is active: nothing can be inspected" in client.get("/live/board").text
+    # What was trained here judges nothing until someone activates it.
+    station.models.add_candidate("cap", make_model(tmp_path / "trained.blemish"), "ann", {})
+    assert "No model is active: nothing can be inspected" in client.get("/live/board").text
+    station.models.activate("cap", 1, "ann")
+    assert "nothing can be inspected" not in client.get("/live/board").text
     station.drain()
     assert "The station is shutting down" in client.get("/live/board").text
     station.close()

@@ -104,8 +104,11 @@ def test_kill_loses_no_answered_inspection_and_the_next_start_is_clean(root: Pat
 
 
 def test_a_model_is_taken_in_while_the_station_runs(root: Path, start: type[StationProcess]) -> None:
-    station = start()
-    assert station.inspect(part(NG)).json()["code"] == "no_such_model"
+    station = start("--training-folder", root / "parts")
+    refused = station.inspect(part(NG)).json()
+    assert refused["code"] == "no_such_model"
+    assert "Put a model file into" in refused["todo"]
+    assert "parts is no folder" in station.log.read_text()
     assert "There is no model yet" in station.log.read_text()
     assert "Nobody has to sign in" in station.log.read_text()
 

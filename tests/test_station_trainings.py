@@ -316,7 +316,9 @@ def test_what_cannot_be_trained_is_refused(
     refusal(refused, Code.TRAINING_NOT_INSTALLED)
     assert "pip install 'blemish[train]'" in refused.text
     choices = document(client.get("/api/v1/trainings/choices"))
-    assert choices["unavailable"] == "training needs no_such_package, which this installation lacks"
+    assert choices["unavailable"] == f"{document(refused)['message']}. {document(refused)['todo']}"
+    # One that was interrupted before the packages went is not begun, only to fail.
+    refusal(client.post("/api/v1/trainings/1/continue"), Code.TRAINING_NOT_INSTALLED)
     assert choices["folders"] == [folder, f"{folder}/caps"]
 
 

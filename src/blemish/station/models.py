@@ -375,7 +375,7 @@ class Models:
             raise StationError(
                 Code.NO_SUCH_VERSION,
                 f"model {name} has no version {wanted} here",
-                todo=f"There are {', '.join(map(str, versions))}",
+                todo=f"Name one of {', '.join(map(str, versions))}",
             )
         return versions[wanted]
 
@@ -452,8 +452,9 @@ class Models:
 
     def _known(self, name: str) -> dict[int, ModelVersion]:
         if name not in self._versions:
-            names = ", ".join(sorted(self._versions)) or "none"
-            raise StationError(Code.NO_SUCH_MODEL, f"there is no model {name}", todo=f"There is {names}")
+            names = ", ".join(sorted(self._versions))
+            todo = f"There is {names}" if names else "Put a model file into the models folder, or train one"
+            raise StationError(Code.NO_SUCH_MODEL, f"there is no model {name}", todo=todo)
         return self._versions[name]
 
     # Workers

@@ -41,6 +41,9 @@ def serve(settings: Settings, listener: Listener) -> None:
                 listener.warn(state.problem)
         if not station.models.states():
             listener.warn(f"There is no model yet; a model file put into {settings.models} is taken in by itself.")
+        for folder in settings.training_folders:
+            if not folder.is_dir():
+                listener.warn(f"{folder} is no folder; until it is one, nothing in it can be trained on.")
         if station.people.local():
             listener.warn(
                 'Nobody has to sign in: everyone on this machine acts as the admin "local". '

@@ -138,6 +138,10 @@ class Trainings:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         return f"training needs {', '.join(missing)}, which this installation lacks" if missing else None
 
+    def _need_packages(self) -> None:
+        if (missing := self.unavailable()) is not None:
+            raise StationError(Code.TRAINING_NOT_INSTALLED, missing, todo=INSTALL)
+
     def methods(self) -> list[MethodName] | None:
         """The methods there are; None while that is being found out, in a process of its own, which takes seconds."""
         with self._guard:
@@ -185,8 +189,7 @@ class Trainings:
             raise UsageError(
                 f"{wanted.model!r} cannot be a model's name", todo="Use letters, digits, and _ . - between them"
             )
-        if (missing := self.unavailable()) is not None:
-            raise StationError(Code.TRAINING_NOT_INSTALLED, missing, todo=INSTALL)
+        self._need_packages()
         options: dict[str, Any] = {"method": wanted.method, "preset": wanted.preset}
         if wanted.false_alarm_rate is not None:
             options["false_alarm_rate"] = wanted.false_alarm_rate
@@ -308,10 +311,11 @@ class Trainings:
         Raises
         ------
         StationError
-            no_such_training; wrong_state if it was neither; draining.
+            no_such_training; wrong_state if it was neither; training_not_installed; draining.
         """
         if self._stopped.is_set():
             raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
+        self._need_packages()
         self._set(number, ("interrupted", "failed"), "queued", by, "continue training")
         self._news.set()
         return self.get(number)

@@ -13,7 +13,7 @@ from blemish.station.api.guards import Managing, TheStation
 from blemish.station.api.inspections import LARGEST_KEY, Before, Limit, ModelName, in_utc
 from blemish.station.errors import Code
 from blemish.station.tables import Training
-from blemish.station.trainings import Preset, State, Wanted
+from blemish.station.trainings import INSTALL, Preset, State, Wanted
 
 router = APIRouter(prefix="/api/v1/trainings", tags=["trainings"])
 
@@ -145,7 +145,8 @@ def choices(station: TheStation, who: Managing) -> Choices:
     missing = station.trainings.unavailable()
     methods = [] if missing else station.trainings.methods()
     shown = None if methods is None else [MethodShown(name=one.name, title=one.title) for one in methods]
-    return Choices(unavailable=missing, methods=shown, folders=station.trainings.folders())
+    unavailable = f"{missing}. {INSTALL}" if missing else None
+    return Choices(unavailable=unavailable, methods=shown, folders=station.trainings.folders())
 
 
 @router.get("/{number}", responses=refusals(Code.NO_SUCH_TRAINING))
@@ -167,7 +168,10 @@ def cancel(station: TheStation, who: Managing, number: Number) -> TrainingShown:
     return TrainingShown.of(station.trainings.cancel(number, who.by))
 
 
-@router.post("/{number}/continue", responses=refusals(Code.NO_SUCH_TRAINING, Code.WRONG_STATE, Code.DRAINING))
+@router.post(
+    "/{number}/continue",
+    responses=refusals(Code.NO_SUCH_TRAINING, Code.WRONG_STATE, Code.TRAINING_NOT_INSTALLED, Code.DRAINING),
+)
 def resume(station: TheStation, who: Managing, number: Number) -> TrainingShown:
     """Go on with a training that was interrupted or failed, from where its state was last saved."""
     return TrainingShown.of(station.trainings.resume(number, who.by))

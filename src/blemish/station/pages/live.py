@@ -75,7 +75,7 @@ def _board(station: Station) -> dict[str, Any]:
         "counts": last_hour,
         "share": last_hour.get("OK", 0) / judged if judged else None,
         "draining": station.draining,
-        "no_models": not any(state.versions for state in states),
+        "no_models": not any(state.active for state in states),
         "problems": [state for state in states if state.problem or (state.active is not None and not state.ready)],
         "drifting": [
             drift for drift, _ in station.monitor.states() if drift.alarm and (drift.model, drift.version) in active

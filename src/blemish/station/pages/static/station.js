@@ -12,7 +12,7 @@ export class Refusal extends Error {
   constructor(code, message, todo) {
     super(texts[`code_${code}`] ?? message);
     this.code = code;
-    this.detail = [message, todo].filter(Boolean).join(" ");
+    this.detail = [message, todo].filter(Boolean).join(". ");
   }
 }
 

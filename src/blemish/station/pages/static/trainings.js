@@ -45,6 +45,7 @@ async function choose() {
   if (choices.unavailable) {
     at("unavailable").textContent = choices.unavailable;
     at("unavailable").hidden = false;
+    at("method").replaceChildren();
     return;
   }
   const method = at("method");
