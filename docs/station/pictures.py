@@ -111,8 +111,10 @@ def shoot(page: Page, url: str, station: Station) -> None:
 def shoot_training(page: Page, url: str, station: Station) -> None:
     """Train on the parts that people found good, and look while it runs."""
     station.trainings.start()
-    number = station.trainings.add(Wanted("gears", None, "rd", "fast", 0.05), "lena").id
-    while station.trainings.get(number).progress < 0.2:
+    number = station.trainings.add(Wanted("gears", None, "rd", "fast", None), "lena").id
+    while (state := station.trainings.get(number)).state in ("queued", "running"):
+        if state.stage.startswith("distil") and state.progress > 0.1:
+            break
         time.sleep(0.5)
     page.emulate_media(color_scheme="light")
     page.goto(f"{url}/trainings/{number}", wait_until="networkidle")
