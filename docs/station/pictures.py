@@ -113,7 +113,7 @@ def shoot_training(page: Page, url: str, station: Station) -> None:
     station.trainings.start()
     number = station.trainings.add(Wanted("gears", None, "rd", "fast", None), "lena").id
     while (state := station.trainings.get(number)).state in ("queued", "running"):
-        if state.stage.startswith("distil") and state.progress > 0.1:
+        if state.stage.startswith("distil") and 0.1 < state.progress < 0.9:
             break
         time.sleep(0.5)
     page.emulate_media(color_scheme="light")
