@@ -11,24 +11,33 @@ import socket
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import uvicorn
-from PIL import Image
+from PIL import Image, ImageEnhance
 from playwright.sync_api import Page, sync_playwright
 
 from blemish.station.app import make_app
 from blemish.station.inspections import Filter
-from blemish.station.settings import Settings
+from blemish.station.settings import Drift, Settings
 from blemish.station.station import Sent, Station
+from blemish.station.tables import now
+from blemish.station.trainings import Wanted
 
 HERE = Path(__file__).parent
 SIZE = {"width": 1180, "height": 820}
 """Of a tablet."""
 WIDTH = 900
 """Of the pictures."""
+DAYS, DARKER_FROM = 8, 5
+"""Of the production whose light fades."""
 
 
 def fill(station: Station, images: Path) -> None:
@@ -46,6 +55,25 @@ def fill(station: Station, images: Path) -> None:
         truth: Any = "normal" if str(row.file).startswith("good") else "anomalous"
         confirmed = (row.verdict == "OK") == (truth == "normal") or row.verdict not in ("OK", "NG")
         station.inspections.review(row.id, "lena", "confirmed" if confirmed else "overruled", truth, "", None)
+
+
+def fade(station: Station, images: Path) -> None:
+    """Inspect good parts for some days, and now and then a bad one; from one day on the light is a little weaker."""
+    rng = np.random.default_rng(0)
+    good = sorted((images / "test" / "good").iterdir())
+    bad = [path for path in sorted(images.glob("test/*/*")) if path.parent.name != "good"]
+    for day in range(DAYS):
+        then = now() - timedelta(days=DAYS - 1 - day)
+        with patch("blemish.station.station.now", return_value=then):
+            for path in rng.permutation([*good, bad[day]]):  # type: ignore[arg-type]
+                picture = ImageEnhance.Brightness(Image.open(path)).enhance(
+                    rng.normal(1, 0.01) - (0.05 if day >= DARKER_FROM else 0)
+                )
+                content = io.BytesIO()
+                picture.save(content, "PNG")
+                sent = Sent(content.getvalue(), Path(path).name)
+                judged = [answer.result() for answer in station.models.submit("gears", None, [sent.content])]
+                station.record([sent], judged, "camera-1")
 
 
 def keep(page: Page, name: str) -> None:
@@ -80,26 +108,57 @@ def shoot(page: Page, url: str, station: Station) -> None:
     keep(page, "thresholds")
 
 
-def main(demo: Path) -> None:
-    """Make all pictures."""
+def shoot_training(page: Page, url: str, station: Station) -> None:
+    """Train on the parts that people found good, and look while it runs."""
+    station.trainings.start()
+    number = station.trainings.add(Wanted("gears", None, "rd", "fast", None), "lena").id
+    while (state := station.trainings.get(number)).state in ("queued", "running"):
+        if state.stage.startswith("distil") and 0.1 < state.progress < 0.9:
+            break
+        time.sleep(0.5)
+    page.emulate_media(color_scheme="light")
+    page.goto(f"{url}/trainings/{number}", wait_until="networkidle")
+    keep(page, "training")
+    station.trainings.cancel(number, "lena")
+
+
+def shoot_drift(page: Page, url: str, _: Station) -> None:
+    """The page of drift, after the light has faded."""
+    page.goto(f"{url}/drift", wait_until="networkidle")
+    keep(page, "drift")
+
+
+@contextmanager
+def served(demo: Path, **settings: Any) -> Iterator[tuple[Station, str]]:
+    """A station with the model of the demo, and its address."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "models").mkdir()
         shutil.copy(demo / "gears.blemish", root / "models")
-        station = Station(Settings(models=root / "models", data=root / "data", name="line-1"))
-        fill(station, demo / "gears")
+        station = Station(Settings(models=root / "models", data=root / "data", name="line-1", **settings))
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(make_app(station), log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport=SIZE, locale="en")  # type: ignore[arg-type]
-            shoot(page, f"http://127.0.0.1:{listening.getsockname()[1]}", station)
-            browser.close()
+        yield station, f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join()
         station.close()
+
+
+def main(demo: Path) -> None:
+    """Make all pictures."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE, locale="en")  # type: ignore[arg-type]
+        with served(demo) as (station, url):
+            fill(station, demo / "gears")
+            shoot(page, url, station)
+            shoot_training(page, url, station)
+        with served(demo, drift=Drift(reference=50)) as (station, url):
+            fade(station, demo / "gears")
+            shoot_drift(page, url, station)
+        browser.close()
 
 
 if __name__ == "__main__":
