@@ -61,7 +61,7 @@ class Variant:
 
     aggregate: str = "mean"
     domains: int = 3
-    own: bool = False
+    own: bool = True
     redrawn: bool = False
     doubted: float = 0.1
     trimmed: bool = False
@@ -70,18 +70,18 @@ class Variant:
 VARIANTS = {
     "rd": Variant("teacher"),
     "cdd": Variant(),
-    "5 %": Variant(doubted=0.05),
-    "own too": Variant(own=True),
+    "own left out": Variant(own=False),
+    "own left out, 5 %": Variant(own=False, doubted=0.05),
     "redrawn": Variant(redrawn=True),
     "K=2": Variant(domains=2),
-    "trimmed": Variant(trimmed=True),
-    "trimmed 30 %": Variant(doubted=0.3, trimmed=True),
+    "trimmed": Variant(own=False, trimmed=True),
+    "trimmed 30 %": Variant(own=False, doubted=0.3, trimmed=True),
     "trimmed by itself": Variant("itself", trimmed=True),
-    "everywhere": Variant(doubted=1),
-    "everywhere, own too": Variant(doubted=1, own=True),
-    "everywhere, K=5": Variant(doubted=1, domains=5),
-    "everywhere, K=5 median": Variant("median", doubted=1, domains=5),
-    "everywhere, K=5 agreement": Variant("agreement", doubted=1, domains=5),
+    "everywhere": Variant(own=False, doubted=1),
+    "everywhere, own too": Variant(doubted=1),
+    "everywhere, K=5": Variant(own=False, doubted=1, domains=5),
+    "everywhere, K=5 median": Variant("median", own=False, doubted=1, domains=5),
+    "everywhere, K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
 }
 
 

@@ -34,14 +34,14 @@ def corrected(pyramid: Features, normal: Features, doubts: list[Tensor]) -> Feat
 class CrossDomainDistillation(ReverseDistillation):
     """Reverse distillation from images of which some are bad, nobody knows which.
 
-    The training images are dealt into domains, and each domain has a student of its own. The students of the other
-    domains rebuild an image that none of them has seen, and what is wrong with it they rebuild as if it were good.
-    Where they are farthest from the teacher, the teacher is doubted, and the global student is taught what they say;
-    elsewhere what the teacher says. Inference is that of `rd`.
+    The training images are dealt into domains, and each domain has a student of its own. Most of these students have
+    not seen an image, and what is wrong with it they rebuild as if it were good. Where their mean is farthest from the
+    teacher, the teacher is doubted, and the global student is taught that mean; elsewhere what the teacher says.
+    Inference is that of `rd`.
 
     Ours, since we know the paper's abstract only: all that the fields of `Config` call ours, domains dealt at random
-    once, both kinds of student trained in every step, the mean as aggregation, that a domain's student has no say in
-    the targets of its own images, and that the teacher is believed where it is not doubted.
+    once, both kinds of student trained in every step, the mean of all as aggregation, and that the teacher is believed
+    where it is not doubted.
     """
 
     class Config(ReverseDistillation.Config):
@@ -87,7 +87,7 @@ class CrossDomainDistillation(ReverseDistillation):
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the teacher's pyramid and each image's domain: the domains' students' loss and the global one's."""
         *pyramid, domain = observed
-        normal = self.pseudo_normal(pyramid, domain)
+        normal = self.pseudo_normal(pyramid)
         targets = corrected(pyramid, normal, self.doubts(pyramid, normal, self.config.doubted))
         return {
             "domains": self.domains_loss(pyramid, domain),
@@ -105,8 +105,9 @@ class CrossDomainDistillation(ReverseDistillation):
         return total
 
     @torch.no_grad()
-    def pseudo_normal(self, pyramid: Features, domain: Tensor) -> Features:
-        """What the students of all domains but an image's own make of it, their mean; the shapes of `pyramid`.
+    def pseudo_normal(self, pyramid: Features, without: Tensor | None = None) -> Features:
+        """What the students make of each image, their mean, the shapes of `pyramid`: of all domains, or of all but
+        that which `without` names for the image.
 
         They normalise by the statistics they have gathered: those of a batch would mix its images.
         """
@@ -114,12 +115,12 @@ class CrossDomainDistillation(ReverseDistillation):
         self.students.eval()
         total = [torch.zeros_like(level) for level in pyramid]
         for k, student in enumerate(self.students):
-            others = domain != k
-            if others.any():
-                for level, rebuilt in zip(total, student([level[others] for level in pyramid]), strict=True):
-                    level[others] += rebuilt.to(level.dtype)
+            asked = torch.ones_like(pyramid[0][:, 0, 0, 0], dtype=torch.bool) if without is None else without != k
+            if asked.any():
+                for level, rebuilt in zip(total, student([level[asked] for level in pyramid]), strict=True):
+                    level[asked] += rebuilt.to(level.dtype)
         self.students.train(training)
-        return [level / (self.config.domains - 1) for level in total]
+        return [level / (self.config.domains - (without is not None)) for level in total]
 
     @torch.no_grad()
     def doubts(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
