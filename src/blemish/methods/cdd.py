@@ -25,7 +25,7 @@ def corrected(pyramid: Features, normal: Features, doubts: list[Tensor]) -> Feat
     lengths, for a student is taught directions only.
     """
     return [
-        torch.where(doubted, t.norm(dim=1, keepdim=True) * F.normalize(n), t)
+        torch.where(doubted, t.norm(dim=1, keepdim=True) / n.norm(dim=1, keepdim=True).clamp(min=1e-6) * n, t)
         for t, n, doubted in zip(pyramid, normal, doubts, strict=True)
     ]
 
