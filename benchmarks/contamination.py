@@ -36,7 +36,7 @@ from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
 from blemish.methods import Features, MethodConfig, Stage
-from blemish.methods.cdd import CrossDomainDistillation
+from blemish.methods.cdd import CrossDomainDistillation, corrected
 from blemish.methods.rd import local_distance
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
@@ -51,31 +51,37 @@ class Variant:
     """How the targets of a global student are made.
 
     aggregate : "teacher" (this is `rd`), "mean", "median", or "agreement": at each location a mean weighted by how well
-        a student agrees with the others, softmax of its mean cosine over 0.1.
+        a student agrees with the others, softmax of its mean cosine over 0.1. "itself": the global student judges the
+        teacher by what it makes of the image, no other student is asked.
     own : whether the student of an image's own domain takes part.
     redrawn : whether the images are dealt into domains anew in every epoch.
-    doubted : the target is the teacher's own feature but at the share `doubted` of the locations of a batch, of each
-        level, where that is farthest from the pseudo-normal one.
+    doubted : the share of the places where the teacher is not believed; 1: pseudo-normal features as they are.
+    trimmed : where the teacher is not believed nothing is taught.
     """
 
     aggregate: str = "mean"
     domains: int = 3
-    own: bool = False
+    own: bool = True
     redrawn: bool = False
-    doubted: float = 1.0
+    doubted: float = 0.1
+    trimmed: bool = False
 
 
 VARIANTS = {
     "rd": Variant("teacher"),
     "cdd": Variant(),
-    "own too": Variant(own=True),
+    "own left out": Variant(own=False),
+    "own left out, 5 %": Variant(own=False, doubted=0.05),
     "redrawn": Variant(redrawn=True),
-    "doubted 10 %": Variant(doubted=0.1),
-    "doubted 30 %": Variant(doubted=0.3),
     "K=2": Variant(domains=2),
-    "K=5": Variant(domains=5),
-    "K=5 median": Variant("median", domains=5),
-    "K=5 agreement": Variant("agreement", domains=5),
+    "trimmed": Variant(own=False, trimmed=True),
+    "trimmed 30 %": Variant(own=False, doubted=0.3, trimmed=True),
+    "trimmed by itself": Variant("itself", trimmed=True),
+    "everywhere": Variant(own=False, doubted=1),
+    "everywhere, own too": Variant(doubted=1),
+    "everywhere, K=5": Variant(own=False, doubted=1, domains=5),
+    "everywhere, K=5 median": Variant("median", own=False, doubted=1, domains=5),
+    "everywhere, K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
 }
 
 
@@ -104,21 +110,35 @@ class Panel(CrossDomainDistillation):
             self.domain = torch.randperm(self.images, generator=generator) % self.config.domains
         self.calls += 1
         domain = self.domain[number]
-        targets = self.targets(pyramid, domain)
+        normal = self.normal(pyramid, domain)
         losses = {}
         if self.distils_domains:
             losses["domains"] = self.domains_loss(pyramid, domain)
-        return losses | {
-            name: self.distillation(target, self.globals[name](pyramid)) for name, target in targets.items()
-        }
+        for name, variant in self.variants.items():
+            rebuilt = self.globals[name](pyramid)
+            targets = pyramid
+            if variant.aggregate in AGGREGATE and variant.doubted == 1:
+                targets = normal[name]
+            elif variant.aggregate != "teacher":
+                expected = normal.get(name, [level.detach() for level in rebuilt])
+                doubts = self.doubts(pyramid, expected, variant.doubted)
+                if variant.trimmed:
+                    targets, rebuilt = (
+                        [level * ~doubted for level, doubted in zip(some, doubts, strict=True)]
+                        for some in (pyramid, rebuilt)
+                    )
+                else:
+                    targets = corrected(pyramid, expected, doubts)
+            losses[name] = self.distillation(targets, rebuilt)
+        return losses
 
     @property
     def distils_domains(self) -> bool:
-        return any(variant.aggregate != "teacher" for variant in self.variants.values())
+        return any(variant.aggregate in AGGREGATE for variant in self.variants.values())
 
     @torch.no_grad()
-    def targets(self, pyramid: Features, domain: Tensor) -> dict[str, Features]:
-        """What each global student is taught."""
+    def normal(self, pyramid: Features, domain: Tensor) -> dict[str, Features]:
+        """The pseudo-normal features of each variant that has some."""
         rebuilt: list[Tensor] = []
         if self.distils_domains:
             self.students.eval()
@@ -130,12 +150,9 @@ class Panel(CrossDomainDistillation):
         others = (domain + torch.arange(1, k)[:, None]) % k
         found: dict[str, Features] = {}
         for name, variant in self.variants.items():
-            if variant.aggregate == "teacher":
-                found[name] = pyramid
-            else:
+            if variant.aggregate in AGGREGATE:
                 asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
-                normal = [AGGREGATE[variant.aggregate](level) for level in asked]
-                found[name] = [doubt(*pair, variant.doubted) for pair in zip(pyramid, normal, strict=True)]
+                found[name] = [AGGREGATE[variant.aggregate](level) for level in asked]
         return found
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
@@ -144,16 +161,6 @@ class Panel(CrossDomainDistillation):
             name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
             for name, student in self.globals.items()
         }
-
-
-def doubt(teacher: Tensor, normal: Tensor, share: float) -> Tensor:
-    """The teacher's features but where they are doubted; a student gives directions, so its length is the teacher's."""
-    if share == 1:
-        return normal
-    distance = local_distance(teacher, normal)
-    length = teacher.flatten(1).norm(dim=1) / normal.flatten(1).norm(dim=1).clamp(min=1e-6)
-    doubted = (distance > distance.quantile(1 - share))[:, None]
-    return torch.where(doubted, length[:, None, None, None] * normal, teacher)
 
 
 def agreement(rebuilt: Tensor) -> Tensor:
@@ -241,7 +248,7 @@ def run(
             row[f"I-AUROC {group}"] = (
                 auroc(values[which | ~anomalous], which[which | ~anomalous]) if which.any() else None
             )
-        measure = in_sample[name] if panel.variants[name].aggregate == "teacher" else suspicion
+        measure = in_sample[name] if panel.variants[name].aggregate not in AGGREGATE else suspicion
         flagged = judge(measure).suspect
         row["listed"], row["listed bad"] = int(flagged.sum()), int((flagged & slipped_in).sum())
         row["suspicion AUROC"] = auroc(measure, slipped_in) if slipped_in.any() else None

@@ -13,7 +13,7 @@ from blemish.assembly import build, train
 from blemish.errors import UsageError
 from blemish.images import ImageContract
 from blemish.methods import Features, GradientStage, NamesSuspects, PassStage, find_method
-from blemish.methods.cdd import CrossDomainDistillation
+from blemish.methods.cdd import CrossDomainDistillation, corrected
 from blemish.methods.rd import local_distance
 from blemish.modelfile import open_model_file
 from blemish.nn.preparation import Preparation
@@ -77,16 +77,19 @@ class Says(nn.Module):
         return [self.number * level[:, :1, :1, :1] + torch.zeros_like(level) for level in pyramid]
 
 
-def test_a_target_is_the_mean_of_the_other_domains_students() -> None:
+@pytest.mark.parametrize(
+    ("without", "wanted"),
+    [(None, [1111 / 4, 2 * 1111 / 4, 3 * 1111 / 4, 1111 / 4]), ([0, 1, 3, 0], [370, 2 * 1101 / 3, 3 * 111 / 3, 370])],
+)
+def test_pseudo_normal_features_are_the_mean_of_the_students(without: list[int] | None, wanted: list[float]) -> None:
     one = method(domains=4)
     one.students = nn.ModuleList([Says(1), Says(10), Says(100), Says(1000)])
     first = torch.tensor([1.0, 2, 3, 1])
     pyramid = [first[:, None, None, None] + torch.zeros(4, 3, side, side) for side in (8, 4)]
 
-    targets = one.pseudo_normal(pyramid, torch.tensor([0, 1, 3, 0]))
+    targets = one.pseudo_normal(pyramid, None if without is None else torch.tensor(without))
     for level, target in zip(pyramid, targets, strict=True):
         assert target.shape == level.shape
-        wanted = [1110 / 3, 2 * 1101 / 3, 3 * 111 / 3, 1110 / 3]
         torch.testing.assert_close(target, torch.tensor(wanted)[:, None, None, None].expand_as(target))
 
 
@@ -108,6 +111,58 @@ def test_a_target_depends_on_no_other_image_and_takes_no_gradient() -> None:
     for a, b in zip(together, alone, strict=True):
         assert not a.requires_grad
         assert torch.allclose(a[2:3], b, atol=1e-4)
+
+
+def targets_of(one: CrossDomainDistillation, pyramid: Features, normal: Features, share: float) -> Features:
+    return corrected(pyramid, normal, one.doubts(pyramid, normal, share))
+
+
+def test_the_teacher_is_doubted_where_it_is_farthest_from_the_students() -> None:
+    """One image of four has a corner, 1/16 of it, that the students would have the other way round."""
+    one = method(sigma=0)
+    pyramid = [torch.ones(4, 3, side, side) for side in (16, 8, 4)]
+    normal = [2 * level for level in pyramid]
+    for level in normal:
+        corner = level.shape[2] // 4
+        level[2, :, :corner, :corner] *= -1
+    share = 1 / 64
+
+    for target, level in zip(targets_of(one, pyramid, normal, share), pyramid, strict=True):
+        wanted = level.clone()
+        corner = level.shape[2] // 4
+        wanted[2, :, :corner, :corner] = -1  # the students' direction, the teacher's length
+        torch.testing.assert_close(target, wanted)
+
+
+def test_the_share_says_how_much_of_a_batch_is_doubted() -> None:
+    one = method()
+    pyramid, normal = observed(4), observed(4, seed=2)
+
+    for share in (0.1, 0.5, 1):
+        for target, level, expected in zip(targets_of(one, pyramid, normal, share), pyramid, normal, strict=True):
+            believed = (target == level).all(1)
+            assert (~believed).float().mean().item() == pytest.approx(share, abs=1 / believed.numel())
+            students = local_distance(target, expected) < 1e-5
+            assert torch.equal(students, ~believed)
+            torch.testing.assert_close(target.norm(dim=1), level.norm(dim=1))
+
+
+def test_mixed_precision_doubts_the_same_places() -> None:
+    one = method()
+    pyramid, normal = observed(4), observed(4, seed=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = one.doubts(pyramid, normal, 0.1)
+
+    assert all(torch.equal(a, b) for a, b in zip(mixed, one.doubts(pyramid, normal, 0.1), strict=True))
+
+
+def test_the_targets_are_what_the_global_student_is_taught() -> None:
+    one = method(doubted=0.3).train()
+    pyramid, domain = observed(6), torch.tensor([0, 1, 0, 1, 2, 2])
+    targets = targets_of(one, pyramid, one.pseudo_normal(pyramid), 0.3)
+    wanted = one.distillation(targets, one.rebuild(pyramid))
+
+    assert one.losses([*pyramid, domain])["aggregation"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def reached(loss: Tensor, part: nn.Module) -> list[Tensor]:

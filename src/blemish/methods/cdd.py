@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,23 +20,37 @@ FEWEST = 2
 """Images of a domain: a batch of one has no statistics to normalise it by."""
 
 
+def corrected(pyramid: Features, normal: Features, doubts: list[Tensor]) -> Features:
+    """The teacher's features, but where they are doubted, the pseudo-normal ones: their directions, at the teacher's
+    lengths, for a student is taught directions only.
+    """
+    return [
+        torch.where(doubted, t.norm(dim=1, keepdim=True) / n.norm(dim=1, keepdim=True).clamp(min=1e-6) * n, t)
+        for t, n, doubted in zip(pyramid, normal, doubts, strict=True)
+    ]
+
+
 @register("cdd", "Cross-domain distillation, fully unsupervised (Liu et al., arXiv 2508.18007)")
 class CrossDomainDistillation(ReverseDistillation):
     """Reverse distillation from images of which some are bad, nobody knows which.
 
-    The training images are dealt into domains, and each domain has a student of its own. An image is then taught to the
-    global student not as the teacher sees it, but as the students of the other domains rebuild it: none of them has
-    seen this image, so what is wrong with it they rebuild as if it were good. Inference is that of `rd`.
+    The training images are dealt into domains, and each domain has a student of its own. Most of these students have
+    not seen an image, and what is wrong with it they rebuild as if it were good. Where their mean is farthest from the
+    teacher, the teacher is doubted, and the global student is taught that mean; elsewhere what the teacher says.
+    Inference is that of `rd`.
 
     Ours, since we know the paper's abstract only: all that the fields of `Config` call ours, domains dealt at random
-    once, both kinds of student trained in every step, the mean as aggregation, and that a domain's student has no say
-    in the targets of its own images.
+    once, both kinds of student trained in every step, the mean of all as aggregation, and that the teacher is believed
+    where it is not doubted.
     """
 
     class Config(ReverseDistillation.Config):
         """Schedule of RD4AD, as the same authors' URD has it; the rest is ours."""
 
         domains: int = Field(default=3, ge=2, le=16, description="students beside the global one; ours")
+        doubted: float = Field(
+            default=0.1, gt=0, le=1, description="share of a batch's places where the teacher is doubted; ours"
+        )
 
     config: Config
     domain: Tensor
@@ -72,9 +87,11 @@ class CrossDomainDistillation(ReverseDistillation):
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the teacher's pyramid and each image's domain: the domains' students' loss and the global one's."""
         *pyramid, domain = observed
+        normal = self.pseudo_normal(pyramid)
+        targets = corrected(pyramid, normal, self.doubts(pyramid, normal, self.config.doubted))
         return {
             "domains": self.domains_loss(pyramid, domain),
-            "aggregation": self.distillation(self.pseudo_normal(pyramid, domain), self.rebuild(pyramid)),
+            "aggregation": self.distillation(targets, self.rebuild(pyramid)),
         }
 
     def domains_loss(self, pyramid: Features, domain: Tensor) -> Tensor:
@@ -88,8 +105,9 @@ class CrossDomainDistillation(ReverseDistillation):
         return total
 
     @torch.no_grad()
-    def pseudo_normal(self, pyramid: Features, domain: Tensor) -> Features:
-        """What the students of all domains but an image's own make of it, their mean; the shapes of `pyramid`.
+    def pseudo_normal(self, pyramid: Features, without: Tensor | None = None) -> Features:
+        """What the students make of each image, their mean, the shapes of `pyramid`: of all domains, or of all but
+        that which `without` names for the image.
 
         They normalise by the statistics they have gathered: those of a batch would mix its images.
         """
@@ -97,12 +115,25 @@ class CrossDomainDistillation(ReverseDistillation):
         self.students.eval()
         total = [torch.zeros_like(level) for level in pyramid]
         for k, student in enumerate(self.students):
-            others = domain != k
-            if others.any():
-                for level, rebuilt in zip(total, student([level[others] for level in pyramid]), strict=True):
-                    level[others] += rebuilt.to(level.dtype)
+            asked = torch.ones_like(pyramid[0][:, 0, 0, 0], dtype=torch.bool) if without is None else without != k
+            if asked.any():
+                for level, rebuilt in zip(total, student([level[asked] for level in pyramid]), strict=True):
+                    level[asked] += rebuilt.to(level.dtype)
         self.students.train(training)
-        return [level / (self.config.domains - 1) for level in total]
+        return [level / (self.config.domains - (without is not None)) for level in total]
+
+    @torch.no_grad()
+    def doubts(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
+        """Where the map of the two is highest: that share of the places of a batch, B x 1 x h x w for each level."""
+        with torch.autocast(pyramid[0].device.type, enabled=False):
+            apart = self.map_of(pyramid, normal)[:, None]
+        levels = [F.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
+        return [level >= level.quantile(1 - share) for level in levels]
+
+    def map_of(self, pyramid: Features, normal: Features) -> Tensor:
+        """How far the two are apart, measured as `forward` measures teacher and student: B x size x size."""
+        apart: Tensor = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])
+        return apart
 
     def suspicion(self, image: Tensor, number: Tensor) -> AnomalyMap:
         """How far what the teacher sees in an image is from its pseudo-normal features, as `forward` measures it.
@@ -113,7 +144,4 @@ class CrossDomainDistillation(ReverseDistillation):
         pyramid = self.pyramid(image)
         seen = number < len(self.domain)
         domain = torch.where(seen, self.domain[number.where(seen, 0)], number % self.config.domains)
-        normal = self.pseudo_normal(pyramid, domain)
-        return AnomalyMap.with_max_score(
-            self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])
-        )
+        return AnomalyMap.with_max_score(self.map_of(pyramid, self.pseudo_normal(pyramid, domain)))
