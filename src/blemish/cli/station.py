@@ -149,7 +149,7 @@ def add_account(
 ) -> None:
     """Let a person sign in. A viewer looks, a reviewer also inspects and reviews, an admin does everything.
 
-    Example: `blemish station-user add lena --role admin`
+    Example: `blemish station-user add shift-lead --role admin`
     """
     if role not in ("viewer", "reviewer", "admin"):
         raise UsageError(f"there is no role {role}", where="--role", todo="Choose viewer, reviewer or admin")
