@@ -174,3 +174,12 @@ def test_other_methods_name_none(tmp_path: Path) -> None:
     assert detector.manifest.suspicion is None
     assert not page_beside(tmp_path / "p.blemish").exists()
     assert summary(tmp_path / "p.blemish", detector.manifest)["suspects"] is None
+
+
+def test_a_page_of_the_detector_that_was_there_before_goes(tmp_path: Path) -> None:
+    page_beside(tmp_path / "p.blemish").write_text("suspects of another training")
+
+    settings = settings_for(find_method("padim")) | {"features": 10}
+    train(make_parts(tmp_path / "parts", 6), tmp_path / "p", method="padim", settings=settings)
+
+    assert not page_beside(tmp_path / "p.blemish").exists()

@@ -187,6 +187,8 @@ def train(
         suspicion,
     )
     folder.remove()
+    # What lies there is of a detector that is no more.
+    page_beside(target).unlink(missing_ok=True)
     if suspicion and isinstance(trained, NamesSuspects):
         show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
         listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
