@@ -54,7 +54,7 @@ def fill(station: Station, images: Path) -> None:
     for row, _ in station.inspections.page(Filter(), None, 500)[10:]:
         truth: Any = "normal" if str(row.file).startswith("good") else "anomalous"
         confirmed = (row.verdict == "OK") == (truth == "normal") or row.verdict not in ("OK", "NG")
-        station.inspections.review(row.id, "lena", "confirmed" if confirmed else "overruled", truth, "", None)
+        station.inspections.review(row.id, "shift-lead", "confirmed" if confirmed else "overruled", truth, "", None)
 
 
 def fade(station: Station, images: Path) -> None:
@@ -111,7 +111,7 @@ def shoot(page: Page, url: str, station: Station) -> None:
 def shoot_training(page: Page, url: str, station: Station) -> None:
     """Train on the parts that people found good, and look while it runs."""
     station.trainings.start()
-    number = station.trainings.add(Wanted("gears", None, "rd", "fast", None), "lena").id
+    number = station.trainings.add(Wanted("gears", None, "rd", "fast", None), "shift-lead").id
     while (state := station.trainings.get(number)).state in ("queued", "running"):
         if state.stage.startswith("distil") and 0.1 < state.progress < 0.9:
             break
@@ -119,7 +119,7 @@ def shoot_training(page: Page, url: str, station: Station) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(f"{url}/trainings/{number}", wait_until="networkidle")
     keep(page, "training")
-    station.trainings.cancel(number, "lena")
+    station.trainings.cancel(number, "shift-lead")
 
 
 def shoot_drift(page: Page, url: str, _: Station) -> None:
