@@ -141,17 +141,7 @@ def train(
     chosen = find_method(choice.method if choice else method)
     config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
     dataset, admitted, left_out, contract = looked or look()
-    plan = plan_hold_out(
-        [image.sample for image in admitted],
-        cheap_to_fit=chosen.cheap_to_fit,
-        seed=seed,
-        false_alarm_rate=false_alarm_rate,
-        hold_out=hold_out,
-        folds=folds,
-    )
-    listener.say(str(plan))
-    # Refuses rates that cannot be, before any work is done.
-    calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
+    plan = plan_calibration(chosen, admitted, seed, false_alarm_rate, review_rate, hold_out, folds, listener)
 
     pyramid = chosen.open_teacher(teacher, config, weights)
     record = training_record(dataset, admitted, left_out, plan, seed, trainer_device, choice)
@@ -193,6 +183,30 @@ def train(
         show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
         listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
     return detector
+
+
+def plan_calibration(
+    method: type[Method],
+    admitted: Sequence[Admitted],
+    seed: int,
+    false_alarm_rate: float | None,
+    review_rate: float | None,
+    hold_out: float | None,
+    folds: int | None,
+    listener: Listener,
+) -> Plan:
+    """Say which images calibrate, and refuse rates that cannot be, before any work is done."""
+    plan = plan_hold_out(
+        [image.sample for image in admitted],
+        cheap_to_fit=method.cheap_to_fit,
+        seed=seed,
+        false_alarm_rate=false_alarm_rate,
+        hold_out=hold_out,
+        folds=folds,
+    )
+    listener.say(str(plan))
+    calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
+    return plan
 
 
 def deliver(

@@ -6,12 +6,17 @@ import os
 from collections.abc import Sequence
 
 from blemish.admission import Admitted, admit
-from blemish.assembly import deliver, model_path, restore, training_images, training_record
+from blemish.assembly import (
+    deliver,
+    model_path,
+    plan_calibration,
+    restore,
+    training_images,
+    training_record,
+)
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
-from blemish.decisions import calibrate
 from blemish.errors import DataError, UsageError
-from blemish.holdout import plan_hold_out
 from blemish.methods import Method, find_method, list_methods
 from blemish.modelfile import LeftOutImage, SeenImage, open_model_file
 from blemish.nn.preparation import Preparation
@@ -82,17 +87,7 @@ def extend(
             where=dataset.root,
             todo="Images that the model was trained on do not count",
         )
-    plan = plan_hold_out(
-        [image.sample for image in admitted],
-        cheap_to_fit=chosen.cheap_to_fit,
-        seed=seed,
-        false_alarm_rate=false_alarm_rate,
-        hold_out=hold_out,
-        folds=folds,
-    )
-    listener.say(str(plan))
-    # Refuses rates that cannot be, before any work is done.
-    calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
+    plan = plan_calibration(chosen, admitted, seed, false_alarm_rate, review_rate, hold_out, folds, listener)
 
     def started() -> Method:
         return restore(file, weights)
