@@ -49,6 +49,21 @@ def test_a_recalibration_is_looked_at_taken_and_compared(open_tab: Any, line: Li
     playwright.expect(page.get_by_role("alert")).to_contain_text(f"beginning with inspection {waiting}")
 
 
+def test_a_click_before_the_scripts_have_come_waits_for_them(open_tab: Any, line: Line) -> None:  # noqa: F811
+    line.inspect(OK)
+    page = open_tab("admin")
+    held: list[Any] = []
+    page.route("**/static/recalibrate.js", lambda route: held.append(route))
+    page.goto("/models/cap/recalibrate", wait_until="commit")
+    button = page.locator("#look button")
+    playwright.expect(button).to_be_visible()
+    with pytest.raises(playwright.TimeoutError):
+        button.click(timeout=500)
+    held[0].continue_()
+    button.click()
+    playwright.expect(page.get_by_role("alert")).to_contain_text("beginning with inspection")
+
+
 def test_a_training_is_asked_for_and_cancelled(
     open_tab: Any,  # noqa: F811
     line: Line,  # noqa: F811

@@ -101,3 +101,10 @@ document.getElementById("sign-out")?.addEventListener("click", async () => {
 });
 
 localTimes(document);
+
+// The content is inert (frame.html.jinja) until every script of the page has run: a click before would be lost, or would
+// send a form the way forms do without a script.
+document.addEventListener("DOMContentLoaded", () => {
+  document.getElementById("content").inert = false;
+  document.querySelector("[autofocus]")?.focus();
+});
