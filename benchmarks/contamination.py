@@ -3,9 +3,11 @@
     python benchmarks/contamination.py mvtec/grid --ratios 0,0.2 --variants rd,cdd --seeds 0,1 --set steps=300
 
 All variants of as many domains are trained in one run: they share the teacher's features and the domains' students,
-and their own students share no parameter, so each comes out as if trained alone. Bad images join as in the benchmark
-(`docs/benchmark.md`), by default in the protocol contaminated-overlap. Everything is judged by torch: maps at the size
-of the image, AUPRO up to a false-positive rate of 0.3. Rows are printed as they come and appended to --out as JSON.
+and their own students share no parameter. Each comes out as if trained alone, to the last bit, and `cdd` as the method
+itself does with these images, this seed and as many threads; another number of threads rounds otherwise. Bad images
+join as in the benchmark (`docs/benchmark.md`), by default in the protocol contaminated-overlap. Everything is judged by
+torch: maps at the size of the image, AUPRO up to a false-positive rate of 0.3. Rows are printed as they come and
+appended to --out as JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from blemish.benchmark.protocols import Protocol, Task, tasks
 from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
-from blemish.methods import Features, MethodConfig, Stage
+from blemish.methods import Features, GradientStage, MethodConfig, Stage
 from blemish.methods.cdd import CrossDomainDistillation, corrected
 from blemish.methods.rd import local_distance
 from blemish.metrics import PixelRanking, auroc
@@ -98,10 +100,13 @@ class Panel(CrossDomainDistillation):
         self.calls = 0
 
     def stages(self, images: int) -> Iterator[Stage]:
-        *before, _ = super().stages(images)
         self.images, self.seed = images, torch.initial_seed()
-        yield from before
-        yield self.distil([self.globals, self.students], images, known=(torch.arange(images),))
+        # One by one: the trainer seeds each stage's draws before it asks for the stage, the domains' among them.
+        for stage in super().stages(images):
+            if isinstance(stage, GradientStage):
+                yield self.distil([self.globals, self.students], images, known=(torch.arange(images),))
+            else:
+                yield stage
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         *pyramid, number = observed
@@ -170,7 +175,8 @@ def agreement(rebuilt: Tensor) -> Tensor:
 
 
 AGGREGATE = {
-    "mean": lambda rebuilt: rebuilt.mean(0),
+    # The order of `cdd` itself, so that its sums are rounded alike.
+    "mean": lambda rebuilt: sum(rebuilt) / len(rebuilt),
     "median": lambda rebuilt: rebuilt.quantile(0.5, 0),
     "agreement": agreement,
 }
@@ -282,7 +288,12 @@ def main() -> None:
         first = next(variant for name, variant in chosen.items() if name != "rd")
         chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {packages}, {DEFAULT_TEACHER}\n")
+    # The number of threads decides how sums are rounded, and the result with it.
+    threads = torch.get_num_threads()
+    print(
+        f"{datetime.date.today()}, {threads} threads on {os.cpu_count()} cores {platform.machine()}, {packages}, "
+        f"{DEFAULT_TEACHER}\n"
+    )
     columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
     print("| ratio | seed | variant | bad of all |", " | ".join(columns), "| suspects, of them bad | s |")
     print("|---" * (len(columns) + 6) + "|", flush=True)
@@ -304,7 +315,7 @@ def main() -> None:
                     row |= {"data": task.name, "ratio": task.setting, "seed": seed, "config": config.model_dump()}
                     if options.out:
                         with options.out.open("a") as file:
-                            file.write(json.dumps(row | {"arguments": sys.argv[1:]}) + "\n")
+                            file.write(json.dumps(row | {"arguments": sys.argv[1:], "threads": threads}) + "\n")
                     values = ["-" if row[name] is None else f"{100 * row[name]:.1f}" for name in columns]
                     facts = [task.setting, seed, row["variant"], f"{row['n_bad']}/{row['n_train']}", *values]
                     facts += [f"{row['listed']}, {row['listed bad']}", f"{row['seconds']:.0f}"]
