@@ -57,4 +57,4 @@ def test_a_variant_is_trained_as_if_alone(harness: ModuleType, images: TrainingI
 
     assert torch.equal(one.domain, wanted.domain)
     assert same(one.students, wanted.students)
-    assert same(one.globals["cdd"], nn.Sequential(wanted.bottleneck, wanted.student))  # type: ignore[index]
+    assert same(one.get_submodule("globals.cdd"), nn.Sequential(wanted.bottleneck, wanted.student))
