@@ -530,7 +530,7 @@ def confined(folder: str, roots: Iterable[Path]) -> Path:
         f"{folder} lies in no folder that may be trained on",
         todo=f"Name one in {', '.join(map(str, allowed))}"
         if allowed
-        else "Start the station with --training-folder FOLDER",
+        else "None is allowed: whoever runs the station names them (training_folders)",
     )
     try:
         path = Path(folder).resolve()
