@@ -75,6 +75,7 @@ STATION = {
     "prometheus_client",
     "yaml",
     "paho",
+    "fsspec",
     "cv2",
     "pyarrow",
 }

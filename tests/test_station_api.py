@@ -705,7 +705,7 @@ def test_disk_that_cannot_be_written_is_a_refusal_and_no_row(empty: Settings) ->
     client = client_of(station)
     content = part(NG)
     # A file where the folder should be stands for a disk that takes nothing.
-    blocked = station.archive.path("images", hashlib.sha256(content).hexdigest()).parent
+    blocked = Path(station.archive.path("images", hashlib.sha256(content).hexdigest())).parent
     blocked.write_bytes(b"")
 
     refused = client.post("/api/v1/inspect", content=content)

@@ -135,7 +135,7 @@ def test_a_picture_that_is_being_kept_is_not_removed_under_its_row(store: Store,
 def test_pictures_without_a_row_go_once_they_are_old(store: Store, archive: Archive) -> None:
     with archive.keep([("images", b"new"), ("images", b"old")]) as (new, old):
         pass
-    path = archive.path("images", old)
+    path = Path(archive.path("images", old))
     long_ago = path.stat().st_mtime - ORPHAN_SECONDS - 1
     os.utime(path, (long_ago, long_ago))
 

@@ -295,7 +295,7 @@ def test_folders_outside_of_those_allowed_are_refused(tmp_path: Path) -> None:
         assert caught.value.code in (Code.NO_SUCH_FOLDER, Code.FOLDER_NOT_ALLOWED)
     with pytest.raises(StationError) as caught:
         confined(str(allowed), [])
-    assert "--training-folder" in str(caught.value)
+    assert "training_folders" in str(caught.value)
 
 
 def test_what_cannot_be_trained_is_refused(

@@ -176,7 +176,7 @@ def test_images_seen_in_training_and_those_without_picture_do_not_calibrate(line
     path = line.settings.models / "cap.blemish"
     write(path, manifest_of({"a.png": rows[0]["image_sha256"], "b.png": rows[1]["image_sha256"]}), graph(0.9), b"")
     line.models.scan()
-    line.archive.path("images", rows[2]["image_sha256"]).unlink()
+    Path(line.archive.path("images", rows[2]["image_sha256"])).unlink()
 
     looked = post(client, "recalibrate", version=2)
 
@@ -225,7 +225,7 @@ def test_scores_that_the_rows_hold_are_not_computed_again(
     looked = post(client, "recalibrate")
     post(client, "recalibrate", take=looked["digest"])
     for row in rows:
-        line.archive.path("images", row["image_sha256"]).unlink()
+        Path(line.archive.path("images", row["image_sha256"])).unlink()
     line.rescoring._known.clear()
 
     def started(*_: Any) -> None:

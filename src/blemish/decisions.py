@@ -151,7 +151,7 @@ def calibrate(
     if not rate <= review <= 1:
         raise UsageError(
             f"the review rate {review:g} must lie between the false-alarm rate {rate:g} and 1",
-            todo="Choose another --review-rate",
+            todo="Choose another review rate",
         )
     return Calibration(
         kind=kind,
@@ -172,12 +172,11 @@ def images_needed(rate: float) -> int:
 def check_rate(rate: float, n: int) -> None:
     """Raise UsageError unless `rate` is a rate that `n` calibration images reach."""
     if not 0 < rate < 1:
-        raise UsageError(f"a false-alarm rate lies between 0 and 1, not at {rate:g}", where="--false-alarm-rate")
+        raise UsageError(f"a false-alarm rate lies between 0 and 1, not at {rate:g}")
     if n < images_needed(rate):
         raise UsageError(
             f"a false-alarm rate of {rate:g} takes {images_needed(rate)} calibration images and there are {n}; "
             f"the smallest rate they allow is 1/({n}+1) = {1 / (n + 1):.4f}",
-            where="--false-alarm-rate",
             todo="Add images of good parts, or ask for a larger rate",
         )
 

@@ -40,6 +40,10 @@ def station(
             help="Folder for pictures, copies of model files and the embedded database; default station-data."
         ),
     ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(help="Folder or URL, as s3://BUCKET/LINE, for images and heat maps; default is --data."),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(help="Address to listen at; default 127.0.0.1; any but this machine's own needs accounts."),
@@ -96,7 +100,7 @@ def station(
     from blemish.console import Console
     from blemish.station.configuration import make_settings, read_configuration
     from blemish.station.serving import serve
-    from blemish.station.settings import MEBIBYTE
+    from blemish.station.settings import MEBIBYTE, is_url
 
     if models is None and config is None:
         raise UsageError("the station needs a folder of model files", where="--models", todo="Or name a --config file")
@@ -104,6 +108,7 @@ def station(
         models=None if models is None else models.absolute(),
         database=db,
         data=None if data is None else data.absolute(),
+        pictures=pictures if pictures is None or is_url(pictures) else str(Path(pictures).absolute()),
         host=host,
         port=port,
         name=name,

@@ -156,11 +156,20 @@ def database_unavailable() -> StationError:
     )
 
 
-def storage_failed(error: OSError) -> StationError:
-    """A picture cannot be written or read; an inspection that is not stored is not answered."""
+def storage_failed(error: OSError | str, *, remote: bool = False) -> StationError:
+    """A picture cannot be written or read; an inspection that is not stored is not answered.
+
+    Parameters
+    ----------
+    error : what happened, or its words. remote : whether the pictures are elsewhere than on a disk of this machine.
+    """
+    words = error if isinstance(error, str) else error.strerror or str(error)
+    where, cure = "folder", "Make room on its disk"
+    if remote:
+        where, cure = "store", "See that it can be reached and has room"
     return StationError(
         Code.STORAGE_FAILED,
-        f"the folder of pictures cannot be used: {error.strerror or error}",
-        todo="Make room on its disk, or shorten the retention, and send the request again",
+        f"the {where} of pictures cannot be used: {words}",
+        todo=f"{cure}, or shorten the retention, and send the request again",
         retry_after=10,
     )

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from blemish.decisions import Calibration, Verdict, calibrate
@@ -192,8 +190,8 @@ class Recalibrating:
         file = open_model_file(self.models.path(found.version.sha256))
         manifest = recalibrated(file.manifest, found, wanted.mode)
         try:
-            with tempfile.TemporaryDirectory(dir=self.archive.data) as folder:
-                path = Path(folder) / f"{wanted.model}{SUFFIX}"
+            with self.archive.scratch() as folder:
+                path = folder / f"{wanted.model}{SUFFIX}"
                 write(path, manifest, file.graph, file.weights())
                 origin = {"recalibrated": found.version.version, "mode": wanted.mode, "images": found.sample.used}
                 return found, self.models.add_candidate(wanted.model, path, by, origin)

@@ -9,12 +9,14 @@ import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from blemish.errors import ModelFileError
 from blemish.modelfile import open_model_file
 from blemish.station.archive import Archive
-from blemish.station.errors import Code, StationError
+from blemish.station.errors import Code, StationError, storage_failed
 from blemish.station.models import Models
 from blemish.station.processes import end, start
 from blemish.station.tables import Inspection, ModelVersion
@@ -70,7 +72,7 @@ class Rescoring:
         Raises
         ------
         StationError
-            busy: another request is at it; no_such_version, model_broken, draining.
+            busy: another request is at it; no_such_version, model_broken, draining, storage_failed.
         """
         graph = self._graph(version.sha256)
         if graph is None:
@@ -83,10 +85,10 @@ class Rescoring:
                 found[row.id] = known
             elif not maxima and self._graph(row.model_sha256) == graph:
                 found[row.id] = Scored(row.score, None)
-            elif row.pictures_removed is None and self.archive.path("images", row.image_sha256).exists():
+            elif row.pictures_removed is None:
                 missing.setdefault(row.image_sha256, []).append(row.id)
         if missing:
-            for image_sha256, scored in zip(missing, self._scored(version, list(missing)), strict=True):
+            for image_sha256, scored in self._scored(version, list(missing)).items():
                 self._known[graph, image_sha256] = scored
                 found |= dict.fromkeys(missing[image_sha256], scored)
             while len(self._known) > REMEMBERED:
@@ -104,32 +106,65 @@ class Rescoring:
             self._graphs[model_sha256] = digest.hexdigest()
         return self._graphs[model_sha256]
 
-    def _scored(self, version: ModelVersion, images: list[str]) -> list[Scored]:
+    def _scored(self, version: ModelVersion, images: list[str]) -> dict[str, Scored]:
+        """Those of the images whose pictures are here, by their sha256."""
         if not self._one.acquire(blocking=False):
             raise StationError(
                 Code.BUSY, "stored images are being scored for someone else", todo="Try again later", retry_after=10
             )
+        found: dict[str, Scored] = {}
         try:
-            with self._guard:
-                if self._stopped:
-                    raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
-                self._running = start("station-score", 1)
-            order = [
-                {"model": str(self.models.path(version.sha256)), "threads": 1},
-                *(str(self.archive.path("images", image)) for image in images),
-            ]
-            said, _ = self._running.communicate("".join(json.dumps(line) + "\n" for line in order))
-            answers = [json.loads(line) for line in said.splitlines() if line.startswith('{"score"')]
-            if len(answers) != len(images):
-                if self._stopped:
-                    raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
-                name = f"version {version.version} of {version.model}"
-                raise StationError(Code.MODEL_BROKEN, f"{name} could not score images: {said[-500:].strip()}")
+            with self.archive.scratch() as folder:
+                for image in images:
+                    # One at a time: what is fetched from afar need not all fit on this disk.
+                    path = self.archive.copy("images", image, folder)
+                    if path is not None:
+                        found[image] = self._ask(self._started(version), version, path)
+                        path.unlink()
+        except OSError as error:
+            raise storage_failed(error) from error
         finally:
             with self._guard:
-                self._running = None
+                running, self._running = self._running, None
+            if running is not None:
+                end(running)
+                for pipe in (running.stdin, running.stdout):
+                    with suppress(OSError):
+                        if pipe is not None:
+                            pipe.close()
             self._one.release()
-        return [_checked(**answer) for answer in answers]
+        return found
+
+    def _started(self, version: ModelVersion) -> subprocess.Popen[str]:
+        """The process that scores by this version, from the first image on."""
+        with self._guard:
+            if self._stopped:
+                raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
+            if self._running is None:
+                self._running = start("station-score", 1)
+                _tell(self._running, {"model": str(self.models.path(version.sha256)), "threads": 1})
+            return self._running
+
+    def _ask(self, process: subprocess.Popen[str], version: ModelVersion, image: Path) -> Scored:
+        _tell(process, str(image))
+        said = ""
+        for line in process.stdout or ():
+            if line.startswith('{"score"'):
+                return _checked(**json.loads(line))
+            said += line
+        if self._stopped:
+            raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
+        name = f"version {version.version} of {version.model}"
+        raise StationError(Code.MODEL_BROKEN, f"{name} could not score images: {said[-500:].strip()}")
+
+
+def _tell(process: subprocess.Popen[str], document: object) -> None:
+    """Tell a process something; why it does not listen any more, if so, stands in what it says."""
+    if process.stdin is None:
+        raise AssertionError("it was started with pipes")
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(document) + "\n")
+        process.stdin.flush()
 
 
 def _checked(score: float | None, largest: float | None) -> Scored:

@@ -53,7 +53,7 @@ def sweep(store: Store, archive: Archive, station: str, rules: Retention, at: da
             n, size = _remove(store, archive, station, batch, moment)
             inspections, files, freed = inspections + len(batch), files + n, freed + size
     if rules.max_bytes is not None:
-        excess = sum(status.st_size for _, _, status in archive.pictures()) - rules.max_bytes
+        excess = sum(kept.size for kept in archive.pictures()) - rules.max_bytes
         for belongs in classes().values():
             if excess <= 0:
                 break
@@ -62,9 +62,7 @@ def sweep(store: Store, archive: Archive, station: str, rules: Retention, at: da
                 inspections, files, freed, excess = inspections + len(batch), files + n, freed + size, excess - size
                 if excess <= 0:
                     break
-    orphans = (
-        (kind, name) for kind, name, status in archive.pictures() if status.st_mtime < time.time() - ORPHAN_SECONDS
-    )
+    orphans = ((kept.kind, kept.sha256) for kept in archive.pictures() if kept.changed < time.time() - ORPHAN_SECONDS)
     for chunk in _chunks(orphans):
         n, size = _discard_unused(store, archive, station, chunk)
         files, freed = files + n, freed + size
@@ -116,7 +114,7 @@ def _discard_unused(
     """Remove pictures that no inspection keeps; how many, and how many bytes."""
     candidates = set(pictures)
     freed: list[int] = []
-    with archive.discarding() as discard, store.read() as session:
+    with archive.discarding(candidates) as discard, store.read() as session:
         for kind, column in (("images", Inspection.image_sha256), ("maps", Inspection.map_sha256)):
             names = {name for of, name in candidates if of == kind}
             kept = select(column).where(

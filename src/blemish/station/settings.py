@@ -8,13 +8,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from blemish.runtime import RuntimeChoice
 from blemish.station.connections import ConfiguredPath, Sink, Source
 
 MEBIBYTE = 2**20
 DEFAULT_NAME = "station"
+
+
+def is_url(pictures: str) -> bool:
+    """Whether this names a store by its URL, and not a folder by its path."""
+    return "://" in pictures or "::" in pictures
 
 
 class Retention(BaseModel):
@@ -53,7 +59,9 @@ class Drift(BaseModel):
 class Settings(BaseModel):
     """Everything that can be chosen about a station.
 
-    models : the folder of model files. data : where pictures, copies of the model files and the embedded database lie.
+    models : the folder of model files. data : the folder where copies of the model files, trainings and the embedded
+        database lie, and pictures.
+    pictures : where images and heat maps lie instead: a folder, or a URL that fsspec knows.
     database : a SQLAlchemy URL; None is SQLite inside `data`.
     name : of the station; it stands in every inspection, and what is active is remembered under it. Several stations
         may share one database, each by a name of its own.
@@ -70,6 +78,7 @@ class Settings(BaseModel):
 
     models: ConfiguredPath
     data: ConfiguredPath
+    pictures: str | None = None
     database: str | None = None
     name: str = Field(default=DEFAULT_NAME, min_length=1, max_length=100)
     host: str = "127.0.0.1"
@@ -95,6 +104,32 @@ class Settings(BaseModel):
     drift: Drift = Drift()
     sources: tuple[Source, ...] = ()
     sinks: tuple[Sink, ...] = ()
+
+    @field_validator("data")
+    @classmethod
+    def _of_this_machine(cls, data: Path) -> Path:
+        if any(part.endswith(":") for part in data.parts):
+            raise ValueError("it must be a folder of this machine; `pictures` takes the URL of a store")
+        return data
+
+    @field_validator("pictures")
+    @classmethod
+    def _known_store(cls, pictures: str | None, info: ValidationInfo) -> str | None:
+        if pictures is None:
+            return None
+        if not is_url(pictures):
+            base: Path = (info.context or {}).get("base", Path())
+            return str((base / pictures).absolute())
+        for part in pictures.split("::"):
+            protocol = part.partition("://")[0]
+            try:
+                fsspec.get_filesystem_class(protocol)
+            except ImportError as error:
+                raise ValueError(f"{protocol} needs a package that is not installed; {error}") from error
+            except ValueError:
+                known = "file, s3, gs, abfs, sftp and others of fsspec"
+                raise ValueError(f"{protocol} is no kind of store that is known: {known}") from None
+        return pictures
 
     @field_validator("sources", "sinks")
     @classmethod

@@ -67,7 +67,7 @@ class Station:
             )
         self.settings = settings
         with ExitStack() as undo:
-            self.archive = Archive(settings.data)
+            self.archive = Archive(settings.data, settings.pictures)
             undo.callback(self.archive.close)
             self.store = Store(settings.database_url)
             undo.callback(self.store.close)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import subprocess
 import threading
@@ -25,7 +24,7 @@ from sqlalchemy import select, update
 
 from blemish.errors import ModelFileError, UsageError
 from blemish.modelfile import SUFFIX
-from blemish.station.archive import Archive, suffix_of
+from blemish.station.archive import Archive
 from blemish.station.errors import Code, StationError, storage_failed
 from blemish.station.inspections import Filter, Inspections, audit_entry
 from blemish.station.models import NAME, Models
@@ -100,7 +99,7 @@ class Trainings:
         self._guard = threading.Lock()
         self._stopped = threading.Event()
         self._news = threading.Event()
-        self._current: tuple[int, subprocess.Popen[str]] | None = None
+        self._current: tuple[int, subprocess.Popen[str] | None] | None = None
         self._asking: threading.Thread | None = None
         self._methods: list[MethodName] | None = None
         self._thread = threading.Thread(target=self._work, name="trainings", daemon=True)
@@ -126,7 +125,7 @@ class Trainings:
             self._stopped.set()
             running = self._current
         self._news.set()
-        if running is not None:
+        if running is not None and running[1] is not None:
             end(running[1])
         if self._thread.is_alive():
             self._thread.join(10)
@@ -298,9 +297,12 @@ class Trainings:
         with self._guard:
             self._set(number, ("queued", "running", "interrupted"), "cancelled", by, "cancel training")
             running = self._current
+            if running == (number, None):
+                self._current = None
         if running is not None and running[0] == number:
-            # The thread that reads from it clears away what it leaves.
-            running[1].terminate()
+            # The thread that is at work for it clears away what it leaves.
+            if running[1] is not None:
+                running[1].terminate()
         else:
             self._clear(number)
         return self.get(number)
@@ -371,16 +373,20 @@ class Trainings:
                 started = {"state": "running", "started": now(), "progress": 0.0, "stage": ""}
                 if session.scalar(change.values(started)) is None:
                     return
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                source = self._images(training) if training.folder is None else Path(training.folder)
-                process = None if result.exists() else start("station-train", self.settings.threads_for_training)
-            except OSError as error:
-                self._over(number, "failed", problem=str(storage_failed(error)))
-                return
-            if process is not None:
-                self._current = (number, process)
-        problem = ""
+            self._current = (number, None)
+        process, problem = None, ""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            source = self._images(training) if training.folder is None else Path(training.folder)
+            with self._guard:
+                if self._wanted(number) and not result.exists():
+                    process = start("station-train", self.settings.threads_for_training)
+                self._current = None if process is None else (number, process)
+        except (OSError, StationError) as error:
+            with self._guard:
+                self._current = None
+            refused = error if isinstance(error, StationError) else storage_failed(error)
+            self._over(number, "failed", problem=str(refused))
         if process is not None:
             options = {key: value for key, value in training.options.items() if key != "images"}
             order = {"source": str(source), "out": str(result), **options}
@@ -489,11 +495,16 @@ class Trainings:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for sha256 in training.options["images"]:
-            path = self.archive.path("images", sha256)
-            with suppress(FileNotFoundError), path.open("rb") as file:
-                _link(path, partial / f"{sha256}{suffix_of(file.read(16))}")
-        partial.rename(folder)
+            if not self._wanted(training.id):
+                break
+            self.archive.copy("images", sha256, partial)
+        else:
+            partial.rename(folder)
         return folder
+
+    def _wanted(self, number: int) -> bool:
+        """Whether the training whose turn it is was neither cancelled, nor stops with the station."""
+        return self._current is not None and self._current[0] == number and not self._stopped.is_set()
 
     def _clear(self, number: int) -> None:
         """Remove all but the log."""
@@ -519,7 +530,7 @@ def confined(folder: str, roots: Iterable[Path]) -> Path:
         f"{folder} lies in no folder that may be trained on",
         todo=f"Name one in {', '.join(map(str, allowed))}"
         if allowed
-        else "Start the station with --training-folder FOLDER",
+        else "None is allowed: whoever runs the station names them (training_folders)",
     )
     try:
         path = Path(folder).resolve()
@@ -530,15 +541,6 @@ def confined(folder: str, roots: Iterable[Path]) -> Path:
     except (OSError, RuntimeError, ValueError):  # names too long, links in a circle, zero bytes
         raise refused from None
     return path
-
-
-def _link(path: Path, to: Path) -> None:
-    try:
-        os.link(path, to)
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system without links
-        shutil.copyfile(path, to)
 
 
 def _event(line: str) -> dict[str, Any]:

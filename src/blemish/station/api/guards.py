@@ -152,7 +152,7 @@ class BodyLimit:
         return StationError(
             Code.BODY_TOO_LARGE,
             f"the body is larger than the {self.limit} bytes that are allowed",
-            todo="Send fewer images at once, or start the station with a larger --max-body",
+            todo="Send fewer images at once, or have the station started with a larger limit (max_body_bytes)",
         )
 
 

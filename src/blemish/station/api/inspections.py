@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -206,6 +206,26 @@ def in_utc(time: datetime | None) -> datetime | None:
 
 TheFilter = Annotated[Filter, Depends(filters)]
 
+OnceOnly = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,200}$",
+        description="chosen anew for each request: sent once more, it gets the answer that was stored",
+    ),
+]
+"""The header Idempotency-Key."""
+
+
+def request_key(
+    by: str, key: str | None, images: Sequence[Sent], model: str | None, version: int | None, source: str | None
+) -> RequestKey | None:
+    """By what a request to inspect is known again, if its sender gave it a key."""
+    if key is None:
+        return None
+    parts = [model, version, source, *(hashlib.sha256(image.content).hexdigest() for image in images)]
+    return RequestKey(by, key, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+
+
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _INSPECT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -253,21 +273,12 @@ async def inspect(
     model: Annotated[ModelName | None, Query(description="may be left out where there is only one")] = None,
     version: Annotated[VersionNumber | None, Query(description="default is the active one")] = None,
     source: Annotated[Line | None, Query(description="which camera or line; default is who sends it")] = None,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            pattern=r"^[\x21-\x7e]{1,200}$",
-            description="chosen anew for each request: sent once more, it gets the answer that was stored",
-        ),
-    ] = None,
+    idempotency_key: OnceOnly = None,
 ) -> Inspected:
     """Judge one image, or several. An image that cannot be judged is REJECTED, which is a result like any other."""
     with station.admitted():
         images = await _images(request)
-        key = None
-        if idempotency_key is not None:
-            parts = [model, version, source, *(hashlib.sha256(image.content).hexdigest() for image in images)]
-            key = RequestKey(who.by, idempotency_key, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        key = request_key(who.by, idempotency_key, images, model, version, source)
         rows = await station.inspect(images, model, version, source or who.by, key)
     return Inspected(inspections=[InspectionShown.of(row) for row in rows])
 

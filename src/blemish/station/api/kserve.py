@@ -23,6 +23,7 @@ from blemish import __version__
 from blemish.pictures import png
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, TheStation
+from blemish.station.api.inspections import OnceOnly, request_key
 from blemish.station.errors import STATUS, Code, StationError
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection
@@ -143,7 +144,8 @@ OUTPUTS: Final = {
 
 def _refusals(*codes: Code) -> dict[int | str, dict[str, Any]]:
     documented = refusals(Code.WRONG_TENSOR, *codes)
-    del documented[STATUS[Code.INVALID_REQUEST]]
+    if Code.KEY_REUSED not in codes:
+        del documented[STATUS[Code.INVALID_REQUEST]]
     return {status: {**shown, "model": ProtocolRefusal} for status, shown in documented.items()}
 
 
@@ -205,6 +207,7 @@ _INFERRING = (
     Code.NO_SUCH_MODEL,
     Code.NO_SUCH_VERSION,
     Code.BODY_TOO_SLOW,
+    Code.KEY_REUSED,
     Code.TOO_MANY_IMAGES,
     Code.QUEUE_FULL,
     Code.STORAGE_FAILED,
@@ -256,24 +259,36 @@ _BODY: Final[dict[str, Any]] = {
 
 
 @router.post("/models/{name}/infer", openapi_extra=_BODY, responses=_refusals(*_INFERRING))
-async def infer(request: Request, station: TheStation, who: Inspecting, name: Name) -> InferAnswer:
+async def infer(
+    request: Request, station: TheStation, who: Inspecting, name: Name, idempotency_key: OnceOnly = None
+) -> InferAnswer:
     """Judge images by the active version of a model."""
-    return await _infer(request, station, who.by, name, None)
+    return await _infer(request, station, who.by, idempotency_key, name, None)
 
 
 @router.post("/models/{name}/versions/{version}/infer", openapi_extra=_BODY, responses=_refusals(*_INFERRING))
 async def infer_version(
-    request: Request, station: TheStation, who: Inspecting, name: Name, version: Number
+    request: Request,
+    station: TheStation,
+    who: Inspecting,
+    name: Name,
+    version: Number,
+    idempotency_key: OnceOnly = None,
 ) -> InferAnswer:
     """Judge images by a version of a model."""
-    return await _infer(request, station, who.by, name, version)
+    return await _infer(request, station, who.by, idempotency_key, name, version)
 
 
-async def _infer(request: Request, station: Station, by: str, name: str, version: int | None) -> InferAnswer:
+async def _infer(
+    request: Request, station: Station, by: str, once: str | None, name: str, version: int | None
+) -> InferAnswer:
     with station.admitted():
         body = await request.body()
         wanted, images = await asyncio.to_thread(_parsed, body, request.headers.get(_JSON_LENGTH))
-        rows = await station.inspect([Sent(image) for image in images], name, version, by)
+        sent = [Sent(image) for image in images]
+        # Not the request's `id`, which the protocol only has echoed: clients count with it, or send always the same.
+        key = request_key(by, once, sent, name, version, None)
+        rows = await station.inspect(sent, name, version, by, key)
     names = [output.name for output in wanted.outputs] if wanted.outputs else [*OUTPUTS]
     return InferAnswer(
         model_name=name,

@@ -243,7 +243,7 @@ def recalibrate(station: TheStation, who: Managing, name: Name, wanted: Recalibr
     return RecalibrationShown.of(found, wanted.mode, version.version)
 
 
-@router.post("/{name}/compare", responses=refusals(*_SCORING))
+@router.post("/{name}/compare", responses=refusals(*_SCORING, Code.STORAGE_FAILED))
 def compare(station: TheStation, who: Managing, name: Name, wanted: ComparisonWanted) -> ComparisonShown:
     """Have two versions judge the same stored images, at the lowest priority; nothing is changed."""
     found = station.comparing.compare(name, wanted.first, wanted.second, wanted.images, wanted.limit)
