@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -566,10 +567,32 @@ def test_paths_of_a_configuration_count_from_its_folder() -> None:
     assert found.sinks[0].path == Path("/etc/blemish/../y")  # type: ignore[union-attr]
 
 
-def test_the_example_is_a_configuration() -> None:
-    example = Path(__file__).parent.parent / "deploy" / "station.yaml"
+EXAMPLE = Path(__file__).parent.parent / "deploy" / "station.yaml"
 
-    found = make_settings(parse_configuration(example.read_text("utf-8"), example), example.parent)
+
+def test_the_example_is_a_configuration() -> None:
+    found = make_settings(parse_configuration(EXAMPLE.read_text("utf-8"), EXAMPLE), EXAMPLE.parent)
 
     assert {source.kind for source in found.sources} == {"folder", "camera"}
     assert {sink.kind for sink in found.sinks} == {"webhook", "mqtt", "csv"}
+    assert found.pictures is None
+
+
+def test_the_example_with_all_that_it_leaves_out_is_a_configuration_and_names_every_key() -> None:
+    text = re.sub(r"^( *)# (\w+: )", r"\1\2", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+    # The package for s3:// may be missing here; which store it is makes no difference to the file.
+    values = parse_configuration(text.replace("s3://", "memory://"), EXAMPLE)
+
+    found = make_settings(values, EXAMPLE.parent)
+
+    assert found.pictures == "memory://BUCKET/line-1"
+    assert found.retention.max_bytes == 500_000_000_000
+    # These four are for tests, and for machines that nobody has met yet.
+    assert set(values) == set(type(found).model_fields) - {
+        "body_seconds",
+        "notice_seconds",
+        "scan_seconds",
+        "sweep_seconds",
+    }
+    for section in ("retention", "drift"):
+        assert set(values[section]) == set(type(getattr(found, section)).model_fields)
