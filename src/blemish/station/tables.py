@@ -1,7 +1,7 @@
 """The tables. Their history is in `migrations`; a test compares both.
 
 Times are UTC. Decisions are added and never changed: of an inspection, only `pictures_removed` is ever set later. Of a
-training, the state is.
+training, the state is; of a connection, everything.
 """
 
 from __future__ import annotations
@@ -309,6 +309,27 @@ class TakenFile(Table):
     station: Mapped[str] = mapped_column(String(100))
     source: Mapped[str] = mapped_column(String(100))
     name: Mapped[str] = mapped_column(String(300))
+
+
+class ConnectionRow(Table):
+    """A source or a sink that was named at the page, or through the API; others stand in the configuration file.
+
+    direction : source or sink. options : what was said of it but its name, as `entered` has it. secret : the name of
+    a file of this station that holds its password or secret.
+    """
+
+    __tablename__ = "connection"
+    __table_args__ = (UniqueConstraint("station", "direction", "name"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    station: Mapped[str] = mapped_column(String(100))
+    direction: Mapped[str] = mapped_column(String(6))
+    name: Mapped[str] = mapped_column(String(100))
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    secret: Mapped[str | None] = mapped_column(String(64))
+    paused: Mapped[bool]
+    added: Mapped[datetime] = mapped_column(UtcTime)
+    by: Mapped[str] = mapped_column(String(100))
 
 
 class DriftState(Table):
