@@ -238,7 +238,9 @@ class Training(Table):
 
     source : "folder", which then says which, or "reviewed": images of `model` that people found good.
     options : what else `blemish train` is told. state : queued, running, done, failed, cancelled, interrupted.
-    stage, progress : what it is at, and how far in [0, 1]. problem : why it failed. version : of the model it became.
+    stage, progress, note : what it is at, how far in [0, 1], and what is worth saying of it. chosen, why : the method
+    that the images asked for, where it was left to them, and the reason. problem : why it failed. version : of the
+    model it became.
     """
 
     __tablename__ = "training"
@@ -257,6 +259,9 @@ class Training(Table):
     ended: Mapped[datetime | None] = mapped_column(UtcTime)
     stage: Mapped[str] = mapped_column(String(200))
     progress: Mapped[float]
+    note: Mapped[str | None] = mapped_column(String(200))
+    chosen: Mapped[str | None] = mapped_column(String(50))
+    why: Mapped[str | None] = mapped_column(Text)
     problem: Mapped[str] = mapped_column(Text)
     version: Mapped[int | None]
 
