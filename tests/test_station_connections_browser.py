@@ -46,7 +46,7 @@ def test_a_folder_is_added_where_each_mistake_is_told_below_its_field_and_in_the
     page.locator("#path").fill(str(tray))
     page.locator("#settle_seconds").fill("0")
     page.locator("#save").click()
-    playwright.expect(page.locator("#settle_seconds-problem")).to_have_text("必须大于 0.0。")
+    playwright.expect(page.locator("#settle_seconds-problem")).to_have_text("必须大于 0。")
     playwright.expect(page.locator("#name-problem")).to_be_hidden()
     page.locator("#settle_seconds").fill("0.1")
     page.locator("#try").click()

@@ -74,7 +74,11 @@ def refused(error: StationError, path: str) -> JSONResponse:
 
 def complaint(found: dict[str, Any]) -> Complaint:
     """What pydantic says of one field; without what was sent, which may be a secret."""
-    context = {key: str(value) for key, value in found.get("ctx", {}).items() if key not in ("error", "field")}
+    context = {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in found.get("ctx", {}).items()
+        if key not in ("error", "field")
+    }
     place = [str(part) for part in found["loc"][1:]]
     if place and place[0] in KINDS:
         place = place[1:]

@@ -125,7 +125,9 @@ class Folder:
             except StoppedError:
                 return
             except Exception as error:  # The share is away, the database is: whatever it is, the thread lives on.
-                self.progress.connected = not isinstance(error, OSError)
+                self.progress.connected = not isinstance(error, OSError | UsageError)
+                # Once it is back, it may lack the folders inside it.
+                self._ready = self._ready and self.progress.connected
                 self.progress.trouble(self.settings.name, error)
                 try:
                     backoff.wait()
