@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,18 +67,23 @@ def networks_of(module: nn.Module) -> list[nn.Module]:
 def shared(networks: Iterable[nn.Module], share: Share) -> Iterator[None]:
     """While it lasts, a call of one of these networks is divided among the processes, by rows of its tensors.
 
-    Batch normalisation in training mode takes the statistics of all rows, and dropout draws for all rows, as one process
+    So are calls of the methods that a network names in `by_rows`, which treat each row as `forward` does. Batch
+    normalisation in training mode takes the statistics of all rows, and dropout draws for all rows, as one process
     would. A call whose tensors have other numbers of rows than one another, or fewer rows than there are processes, is
     made by every process for itself.
     """
     divided = [] if share.alone else list(dict.fromkeys(networks))
+    division = _Division(share)
+    names = {network: ("forward", *getattr(network, "by_rows", ())) for network in divided}
     for network in divided:
-        network.forward = partial(_divided, share, network.forward)
+        for name in names[network]:
+            setattr(network, name, partial(division.call, getattr(network, name)))
     try:
         yield
     finally:
         for network in divided:
-            del network.forward
+            for name in names[network]:
+                delattr(network, name)
 
 
 def add_up_gradients(parameters: Iterable[nn.Parameter], share: Share) -> None:
@@ -88,8 +94,11 @@ def add_up_gradients(parameters: Iterable[nn.Parameter], share: Share) -> None:
     # In one message: small ones cost a round trip each.
     total = torch.cat([gradient.float().flatten() for gradient in gradients])
     dist.all_reduce(total)
-    for gradient, added in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(added.view(gradient.shape))
+    start = 0
+    for gradient in gradients:
+        end = start + gradient.numel()
+        gradient.copy_(total[start:end].view(gradient.shape))
+        start = end
 
 
 def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
@@ -114,7 +123,7 @@ class _Gathered(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, share: Share, rows: int) -> Tensor:
         starts = share.starts(rows)
         ctx.part = share.part(rows)
-        return gather(own, [end - start for start, end in zip(starts, starts[1:], strict=False)])
+        return gather(own, [end - start for start, end in pairwise(starts)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
@@ -125,21 +134,33 @@ class _Gathered(torch.autograd.Function):
         return _laid_out(total[ctx.part].to(gradient.dtype), gradient), None, None
 
 
-def _divided(share: Share, forward: Callable[..., Any], *inputs: Any) -> Any:
-    """What `forward` gives for `inputs`, tensors or lists of tensors."""
-    lists = [[given] if isinstance(given, Tensor) else given for given in inputs]
-    numbers = {len(tensor) for tensors in lists for tensor in tensors}
-    if len(numbers) != 1 or (rows := numbers.pop()) < share.processes:
-        return forward(*inputs)
-    part = share.part(rows)
-    own = [given[part] if isinstance(given, Tensor) else [tensor[part] for tensor in given] for given in inputs]
-    with _AsOneBatch(share, rows):
-        answer = forward(*own)
-    answers: list[Tensor] = [answer] if isinstance(answer, Tensor) else answer
-    if any(len(tensor) != part.stop - part.start for tensor in answers):
-        raise TypeError("a network whose work is divided must give a row for each row that it takes")
-    wholes = [share.whole(tensor, rows) for tensor in answers]
-    return wholes[0] if isinstance(answer, Tensor) else wholes
+class _Division:
+    """Divides calls; not those that a divided call makes in turn."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.inside = False
+
+    def call(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What `function` gives for `inputs`, tensors or lists of tensors."""
+        share = self.share
+        lists = [[given] if isinstance(given, Tensor) else given for given in inputs]
+        numbers = {len(tensor) for tensors in lists for tensor in tensors}
+        if self.inside or len(numbers) != 1 or (rows := numbers.pop()) < share.processes:
+            return function(*inputs)
+        part = share.part(rows)
+        own = [given[part] if isinstance(given, Tensor) else [tensor[part] for tensor in given] for given in inputs]
+        self.inside = True
+        try:
+            with _AsOneBatch(share, rows):
+                answer = function(*own)
+        finally:
+            self.inside = False
+        answers: list[Tensor] = [answer] if isinstance(answer, Tensor) else answer
+        if any(len(tensor) != part.stop - part.start for tensor in answers):
+            raise TypeError("a network whose work is divided must give a row for each row that it takes")
+        wholes = [share.whole(tensor, rows) for tensor in answers]
+        return wholes[0] if isinstance(answer, Tensor) else wholes
 
 
 class _AsOneBatch(TorchFunctionMode):

@@ -96,7 +96,7 @@ def work_together(work: Work, processes: int, *, backend: str, threads: int, hea
             for rank in range(processes):
                 process = _start(threads)
                 started.append(process)
-                job = (sys.path, rank, processes, backend, threads, str(Path(folder) / "meeting"), content.getvalue())
+                job = (sys.path, rank, processes, backend, threads, (Path(folder) / "meeting").as_uri(), content.getvalue())
                 listeners.append(threading.Thread(target=_listen, args=(rank, process, job, arriving), daemon=True))
                 listeners[-1].start()
             _supervise(arriving, started, hear)
@@ -135,7 +135,9 @@ def _listen(rank: int, process: subprocess.Popen[bytes], job: object, arriving: 
         arriving.put(_Ended(rank))
 
 
-def _supervise(arriving: queue.Queue[object], started: list[subprocess.Popen[bytes]], hear: Callable[[Any], None]) -> None:
+def _supervise(
+    arriving: queue.Queue[object], started: list[subprocess.Popen[bytes]], hear: Callable[[Any], None]
+) -> None:
     """Hear what arrives until all have ended; raise what failed first."""
     failures: list[_Failed] = []
     working = set(range(len(started)))
@@ -208,7 +210,7 @@ def take_part() -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     try:
         torch.set_num_threads(threads)
-        dist.init_process_group(backend, store=dist.FileStore(meeting, processes), rank=rank, world_size=processes)
+        dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=processes)
         pickle.loads(content)(rank, tell)
         dist.barrier()
     except BlemishError as error:

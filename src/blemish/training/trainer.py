@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import load, save
 from torch import Tensor
 
