@@ -96,7 +96,7 @@ def work_together(work: Work, processes: int, *, backend: str, threads: int, hea
             for rank in range(processes):
                 process = _start(threads)
                 started.append(process)
-                job = (sys.path, rank, processes, backend, threads, (Path(folder) / "meeting").as_uri(), content.getvalue())
+                job = (sys.path, rank, processes, backend, threads, str(Path(folder) / "meeting"), content.getvalue())
                 listeners.append(threading.Thread(target=_listen, args=(rank, process, job, arriving), daemon=True))
                 listeners[-1].start()
             _supervise(arriving, started, hear)
@@ -210,7 +210,8 @@ def take_part() -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     try:
         torch.set_num_threads(threads)
-        dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=processes)
+        store = dist.FileStore(meeting, processes)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
         pickle.loads(content)(rank, tell)
         dist.barrier()
     except BlemishError as error:
