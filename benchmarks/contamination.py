@@ -37,11 +37,11 @@ from blemish.benchmark.protocols import Protocol, Task, tasks
 from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
-from blemish.methods import Features, GradientStage, MethodConfig, Stage
+from blemish.methods import Features, GradientStage, MethodConfig, PassStage, Stage
 from blemish.methods.cdd import CrossDomainDistillation, corrected
-from blemish.methods.rd import local_distance
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
+from blemish.nn.remainder import Remainder, distances
 from blemish.nn.resampling import resize
 from blemish.suspects import judge
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
@@ -97,6 +97,9 @@ class Panel(CrossDomainDistillation):
         super().__init__(config, teacher)
         one = nn.Sequential(self.bottleneck, self.student)
         self.globals = nn.ModuleDict({name: copy.deepcopy(one) for name in self.variants})
+        self.remainders = nn.ModuleDict(
+            {name: Remainder(len(teacher.info.channels)) for name in self.variants if self.remainder is not None}
+        )
         self.calls = 0
 
     def stages(self, images: int) -> Iterator[Stage]:
@@ -107,6 +110,20 @@ class Panel(CrossDomainDistillation):
                 yield self.distil([self.globals, self.students], images, known=(torch.arange(images),))
             else:
                 yield stage
+
+    def unexplained(self) -> Iterator[Stage]:
+        for name, remainder in self.remainders.items():
+
+            def collect(image: Tensor, name: str = name, remainder: nn.Module = remainder) -> None:
+                assert isinstance(remainder, Remainder)
+                pyramid = self.pyramid(image)
+                remainder.add(pyramid, self.globals[name](pyramid))
+
+            def finish(*_: object, remainder: nn.Module = remainder) -> None:
+                assert isinstance(remainder, Remainder)
+                remainder.learn()
+
+            yield PassStage(name, collect, finish)
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         *pyramid, number = observed
@@ -162,10 +179,13 @@ class Panel(CrossDomainDistillation):
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
         """The anomaly map of every variant."""
-        return {
-            name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
-            for name, student in self.globals.items()
-        }
+        found = {}
+        of = dict(self.remainders.items())
+        for name, student in self.globals.items():
+            remainder = of.get(name)
+            assert remainder is None or isinstance(remainder, Remainder)
+            found[name] = self.head(distances(pyramid, student(pyramid), remainder))
+        return found
 
 
 def agreement(rebuilt: Tensor) -> Tensor:
