@@ -41,7 +41,7 @@ from blemish.methods import Features, GradientStage, MethodConfig, PassStage, St
 from blemish.methods.cdd import CrossDomainDistillation, corrected
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
-from blemish.nn.remainder import Remainder, distances
+from blemish.nn.remainder import Remainder, allowing_distance, distances, local_distance
 from blemish.nn.resampling import resize
 from blemish.suspects import judge
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
@@ -59,6 +59,8 @@ class Variant:
     redrawn : whether the images are dealt into domains anew in every epoch.
     doubted : the share of the places where the teacher is not believed; 1: pseudo-normal features as they are.
     trimmed : where the teacher is not believed nothing is taught.
+    images : the share of images that are doubted, those most suspicious when they were last seen, after half of the
+        steps; `doubted` is then the share of their places. 0: all images are doubted alike.
     """
 
     aggregate: str = "mean"
@@ -67,6 +69,7 @@ class Variant:
     redrawn: bool = False
     doubted: float = 0.1
     trimmed: bool = False
+    images: float = 0
 
 
 VARIANTS = {
@@ -79,6 +82,10 @@ VARIANTS = {
     "trimmed": Variant(own=False, trimmed=True),
     "trimmed 30 %": Variant(own=False, doubted=0.3, trimmed=True),
     "trimmed by itself": Variant("itself", trimmed=True),
+    "images": Variant(own=False, images=0.25),
+    "images everywhere": Variant(own=False, images=0.25, doubted=1),
+    "images left out": Variant(own=False, images=0.25, doubted=1, trimmed=True),
+    "half left out": Variant(own=False, images=0.5, doubted=1, trimmed=True),
     "everywhere": Variant(own=False, doubted=1),
     "everywhere, own too": Variant(doubted=1),
     "everywhere, K=5": Variant(own=False, doubted=1, domains=5),
@@ -136,10 +143,23 @@ class Panel(CrossDomainDistillation):
         losses = {}
         if self.distils_domains:
             losses["domains"] = self.domains_loss(pyramid, domain)
+            self.look(pyramid, number, domain)
         for name, variant in self.variants.items():
             rebuilt = self.globals[name](pyramid)
             targets = pyramid
-            if variant.aggregate in AGGREGATE and variant.doubted == 1:
+            if variant.images:
+                doubted = self.images_doubted(number, variant.images)
+                believed = ~doubted[:, None, None, None]
+                if variant.trimmed:
+                    targets, rebuilt = ([level[~doubted] for level in some] for some in (pyramid, rebuilt))
+                else:
+                    places = [
+                        found & ~believed for found in self.doubts_of_each(pyramid, normal[name], variant.doubted)
+                    ]
+                    targets = corrected(pyramid, normal[name], places)
+                if not len(targets[0]):
+                    continue
+            elif variant.aggregate in AGGREGATE and variant.doubted == 1:
                 targets = normal[name]
             elif variant.aggregate != "teacher":
                 expected = normal.get(name, [level.detach() for level in rebuilt])
@@ -153,6 +173,38 @@ class Panel(CrossDomainDistillation):
                     targets = corrected(pyramid, expected, doubts)
             losses[name] = self.distillation(targets, rebuilt)
         return losses
+
+    @torch.no_grad()
+    def look(self, pyramid: Features, number: Tensor, domain: Tensor) -> None:
+        """Remember how suspicious these images are now, allowing for what the students leave unexplained lately."""
+        normal = self.pseudo_normal(pyramid, domain)
+        if not hasattr(self, "last"):
+            self.last = pyramid[0].new_zeros(self.images)
+            self.lately = torch.zeros(4, len(pyramid), dtype=torch.float64)
+        seen = [
+            torch.stack([(t * t).sum(), (t * n).sum(), (n * n).sum(), t[:, 0].numel() * t.new_ones(())])
+            for t, n in zip(pyramid, normal, strict=True)
+        ]
+        self.lately = 0.9 * self.lately + torch.stack(seen, 1).double()
+        tt, ts, ss, locations = self.lately
+        gaps = [
+            allowing_distance(t, (ts / ss).float()[i] * n, ((tt - ts**2 / ss) / locations).float()[i])
+            for i, (t, n) in enumerate(zip(pyramid, normal, strict=True))
+        ]
+        self.last[number] = self.head(gaps).amax((1, 2))
+
+    def images_doubted(self, number: Tensor, share: float) -> Tensor:
+        """Which of these images are among the most suspicious; none in the first half of the steps."""
+        if self.calls * 2 < (self.config.steps or 0):
+            return torch.zeros(len(number), dtype=torch.bool)
+        return self.last[number] > self.last.quantile(1 - share)
+
+    @torch.no_grad()
+    def doubts_of_each(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
+        """Where the map is highest in each image: that share of its places, B x 1 x h x w for each level."""
+        apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
+        levels = [nn.functional.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
+        return [level >= level.flatten(1).quantile(1 - share, 1)[:, None, None, None] for level in levels]
 
     @property
     def distils_domains(self) -> bool:
