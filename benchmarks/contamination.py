@@ -61,6 +61,8 @@ class Variant:
     trimmed : where the teacher is not believed nothing is taught.
     images : the share of images that are doubted, those most suspicious when they were last seen, after half of the
         steps; `doubted` is then the share of their places. 0: all images are doubted alike.
+    cleaner : the share of images that the domains' students are no longer taught after half of the steps, those most
+        suspicious to the students of other domains.
     """
 
     aggregate: str = "mean"
@@ -70,6 +72,7 @@ class Variant:
     doubted: float = 0.1
     trimmed: bool = False
     images: float = 0
+    cleaner: float = 0
 
 
 VARIANTS = {
@@ -88,6 +91,9 @@ VARIANTS = {
     "half left out": Variant(own=False, images=0.5, doubted=1, trimmed=True),
     "everywhere": Variant(own=False, doubted=1),
     "everywhere, own too": Variant(doubted=1),
+    "everywhere, cleaner": Variant(own=False, doubted=1, cleaner=0.25),
+    "everywhere, cleaner, half": Variant(own=False, doubted=1, cleaner=0.5),
+    "everywhere, K=2": Variant(own=False, doubted=1, domains=2),
     "everywhere, K=5": Variant(own=False, doubted=1, domains=5),
     "everywhere, K=5 median": Variant("median", own=False, doubted=1, domains=5),
     "everywhere, K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
@@ -142,8 +148,10 @@ class Panel(CrossDomainDistillation):
         normal = self.normal(pyramid, domain)
         losses = {}
         if self.distils_domains:
-            losses["domains"] = self.domains_loss(pyramid, domain)
-            self.look(pyramid, number, domain)
+            if any(variant.images or variant.cleaner for variant in self.variants.values()):
+                self.look(pyramid, number, domain)
+            believed = ~self.images_doubted(number, next(iter(self.variants.values())).cleaner)
+            losses["domains"] = self.domains_loss([level[believed] for level in pyramid], domain[believed])
         for name, variant in self.variants.items():
             rebuilt = self.globals[name](pyramid)
             targets = pyramid
@@ -195,7 +203,7 @@ class Panel(CrossDomainDistillation):
 
     def images_doubted(self, number: Tensor, share: float) -> Tensor:
         """Which of these images are among the most suspicious; none in the first half of the steps."""
-        if self.calls * 2 < (self.config.steps or 0):
+        if not share or self.calls * 2 < (self.config.steps or 0):
             return torch.zeros(len(number), dtype=torch.bool)
         return self.last[number] > self.last.quantile(1 - share)
 
@@ -358,7 +366,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, cleaner=first.cleaner)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     # The number of threads decides how sums are rounded, and the result with it.
     threads = torch.get_num_threads()
@@ -376,10 +384,10 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool]:
-                return pair[1].domains, pair[1].redrawn
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
+                return pair[1].domains, pair[1].redrawn, pair[1].cleaner
 
-            for (domains, _), some in groupby(sorted(chosen.items(), key=together), together):
+            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
                 config = panel.Config.model_validate({"domains": domains} | settings)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
