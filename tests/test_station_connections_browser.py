@@ -85,6 +85,7 @@ def test_a_camera_has_fields_of_its_own_and_one_that_does_not_answer_can_be_save
     open_tab: Any,  # noqa: F811
     line: Line,  # noqa: F811
 ) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
     page = open_tab("admin")
     page.goto("/connections/source")
     page.locator("#kind").select_option("camera")
