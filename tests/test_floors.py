@@ -61,8 +61,11 @@ WITH_TORCH = {
     "extension",
     "benchmark",
 }
-RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
-"""What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+RUNTIME = {
+    *("numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2"),
+    *("markupsafe", "pydantic_core"),
+}
+"""What may be imported where there is no torch: the package's dependencies, and what is Jinja2's and pydantic's own."""
 QUANTISATION = {"onnx"}
 """What may be imported there besides; the extra `train` brings it."""
 STATION = {

@@ -67,6 +67,13 @@ def station(
         list[Path] | None,
         typer.Option(help="Folder below which admins may train on images; repeatable. Without it, none."),
     ] = None,
+    connection_folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder in which admins may have folders watched and CSV files written; repeatable. "
+            "Without it, wherever the station may."
+        ),
+    ] = None,
     training_threads: Annotated[
         int | None, typer.Option(help="Threads of a training; default is half of the cores.", min=1)
     ] = None,
@@ -118,6 +125,7 @@ def station(
         threads=threads,
         runtime=None if runtime is None else checked_runtime(runtime),
         training_folders=tuple(path.absolute() for path in training_folder) if training_folder else None,
+        connection_folders=tuple(path.absolute() for path in connection_folder) if connection_folder else None,
         training_threads=training_threads,
         audit_share=audit_share,
         max_body_bytes=None if max_body is None else max_body * MEBIBYTE,

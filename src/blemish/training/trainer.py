@@ -151,7 +151,7 @@ class Trainer:
             if stage.clip is not None:
                 torch.nn.utils.clip_grad_norm_(stage.module.parameters(), stage.clip)
             stage.optimizer.step()
-            self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
+            self.progress(stage.name, (step + 1) / stage.steps, f"{step + 1}/{stage.steps}, loss {value:.4f}")
             if self.folder and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
                 self.folder.save(number, step + 1, method.learned_state(), stage.optimizer)
                 last_saved = time.monotonic()
