@@ -85,6 +85,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. \\[default: 0]")] = None,
     device: Annotated[Device | None, typer.Option(help="Where to train. \\[default: auto]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs that share the training, or processes on the CPU. \\[default: 1]")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of teachers' weights. \\[default: BLEMISH_WEIGHTS]")
     ] = None,
@@ -110,6 +113,7 @@ def train(
         "value_range": range_,
         "seed": seed,
         "device": device,
+        "devices": devices,
         "weights": weights,
     }
     options = read_config(config, given) if config else {}
