@@ -26,11 +26,11 @@ from blemish.station.errors import Code, Complaint, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.keeping import Secrets
 from blemish.station.outbox import Outbox
+from blemish.station.replacing import against_change, with_hidden, with_query
 from blemish.station.sinks import Senders
 from blemish.station.sources import Sources
 from blemish.station.store import Store
 from blemish.station.tables import ConnectionRow, now
-from blemish.station.replacing import against_change, with_hidden, with_query
 from blemish.station.trial import Checks, Found, tried
 
 Direction = Literal["source", "sink"]
