@@ -101,7 +101,12 @@ NETWORK = {
 }
 """What the standard library reaches a network with."""
 
-WITH_NETWORK = {"blemish.data.download", "blemish.station.serving", "blemish.station.sinks.webhook"}
+WITH_NETWORK = {
+    "blemish.data.download",
+    "blemish.station.serving",
+    "blemish.station.sinks.webhook",
+    "blemish.station.sources.reaching",
+}
 """One fetches what it is told to; one listens, and connects to nobody; one sends results to where it is told to."""
 
 ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino", "cv2", "pyarrow"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli.inspect import checked_runtime
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Name = Annotated[
 DATA = Path("station-data")
 
 
+@when_interrupted("What was answered is stored. The same command starts the station again")
 def station(
     models: Annotated[
         Path | None, typer.Option(help="Folder of model files; new ones are taken in while it runs.")

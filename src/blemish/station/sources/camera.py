@@ -24,6 +24,7 @@ from blemish.errors import UsageError
 from blemish.station.connections import CameraSource, first_line
 from blemish.station.errors import Code, StationError
 from blemish.station.sources.base import Backoff, Judge, Progress, StoppedError
+from blemish.station.sources.reaching import why_not
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +142,6 @@ class Camera:
                 if self._cv2 is None:
                     self.prepare()
                 capture = self._opened()
-                if capture is None:
-                    raise OSError("it cannot be connected to")
                 self.progress.count("connections")
                 self._take_frames(capture, backoff)
             except StoppedError:
@@ -169,7 +168,7 @@ class Camera:
         if capture.isOpened():
             return capture
         capture.release()
-        return None
+        raise OSError(why_not(self.settings))
 
     def _take_frames(self, capture: Any, backoff: Backoff) -> None:
         due = time.monotonic()
