@@ -424,7 +424,7 @@ def test_trying_says_what_is_wrong_and_where_and_sends_one_greeting(start: Calla
             "/sources/try",
             {"kind": "camera", "name": "c", "url": f"http://127.0.0.1:{port}/", "trigger": True},
             "url",
-            "it cannot be connected to",
+            "cannot be reached: Connection refused",
         ),
     ):
         tried = line.ask("POST", path, wanted, 200)
