@@ -18,9 +18,9 @@ from tiny import settings_for, teacher
 
 
 def gentle_config(method: type[Method]) -> MethodConfig:
-    """Tiny, with steps a hundredth of the paper's: longer ones let rounding grow until it hides everything else."""
+    """Tiny, with steps a hundredth of the paper's or less: in longer ones rounding grows until it hides all else."""
     rates = {
-        name: field.default / 100
+        name: min(field.default / 100, 4e-4)
         for name, field in method.Config.model_fields.items()
         if name.endswith("learning_rate")
     }
