@@ -237,10 +237,12 @@ def deliver(
     """
     preparation = Preparation(contract.low, contract.high, config.image_size)
     listener.say("Exporting the graph and checking it against torch.")
+    listener.progress("exporting", 0.0)
     content = export_graph(trained, preparation, contract)
     graph = OnnxRuntimeGraph(content)
     some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
     parity = check_parity(graph, trained, preparation, some)
+    listener.progress("exporting", 1.0)
 
     if plan.kind == "split":
         scores, maxima = score_through_graph(graph, [admitted[i] for i in plan.calibration], contract, listener)

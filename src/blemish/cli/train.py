@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import UsageError
 
 
@@ -36,6 +37,9 @@ class Depth(StrEnum):
     FLOAT32 = "float32"
 
 
+@when_interrupted(
+    "No model file was written. The training goes on from its last saved state when the same command is given again"
+)
 def train(
     source: Annotated[Path, typer.Argument(help="Folder or csv file with images of good parts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],

@@ -239,10 +239,9 @@ class Trainer:
             value = 0.0
             for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
                 torch.manual_seed(self._seed(number, "step", batch))
-                with self.fabric.autocast():
-                    seen = observed.batch(self._order(number, batch, stage, len(images)))
-                    with shared(networks, self.share):
-                        losses = stage.losses(seen)
+                features = observed.batch(self._order(number, batch, stage, len(images)))
+                with self.fabric.autocast(), shared(networks, self.share):
+                    losses = stage.losses(features)
                 loss = torch.stack(list(losses.values())).sum()
                 value += loss.item() / stage.accumulate
                 if not math.isfinite(value):
@@ -257,7 +256,7 @@ class Trainer:
             if stage.clip is not None:
                 torch.nn.utils.clip_grad_norm_(stage.module.parameters(), stage.clip)
             stage.optimizer.step()
-            self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
+            self.progress(stage.name, (step + 1) / stage.steps, f"{step + 1}/{stage.steps}, loss {value:.4f}")
             if self.folder and time.monotonic() - last_saved > self.checkpoint_seconds:
                 self._save(number, step + 1, method, stage.optimizer)
                 last_saved = time.monotonic()
@@ -281,7 +280,8 @@ class Trainer:
 class Observed:
     """What a gradient stage observes of each image: computed once and kept while it fits, else again for each batch.
 
-    Where several processes share the work, each observes and keeps its part of the images.
+    Always in full precision: to be used outside autocast. Where several processes share the work, each observes and
+    keeps its part of the images.
     """
 
     def __init__(self, trainer: Trainer, stage: GradientStage, images: TrainingImages) -> None:
