@@ -42,7 +42,7 @@ class Curve:
 
     def __call__(self, stage: str, done: float, note: str = "") -> None:
         if note:
-            self.losses.append(float(note.removeprefix("loss ")))
+            self.losses.append(float(note.rpartition("loss ")[2]))
 
 
 @dataclass(frozen=True)
