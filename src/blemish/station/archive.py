@@ -1,7 +1,7 @@
 """The pictures of a station: named by their sha256, and stored, whole, before they count.
 
 PICTURES/images/ab/abcd...  what was inspected, byte for byte
-PICTURES/maps/ab/abcd...    anomaly maps as `encode_map` writes them
+PICTURES/maps/ab/abcd...    anomaly maps as `blemish.station.maps` writes them
 DATA/models/abcd....blemish every model file that was taken in
 
 PICTURES is DATA, unless a station is told another folder or the URL of a store. Either is one file system of fsspec;
@@ -12,7 +12,6 @@ keeps.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -28,15 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
-from PIL import Image
 
 from blemish.errors import UsageError
-from blemish.pictures import COLOURS, Picture, overlay, png
+from blemish.station.durable import PARTIAL, write_whole
 from blemish.station.errors import StationError, storage_failed
+from blemish.station.media import suffix_of
 
 Kind = Literal["images", "maps"]
 KINDS: Final[tuple[Kind, ...]] = ("images", "maps")
@@ -44,7 +41,6 @@ KINDS: Final[tuple[Kind, ...]] = ("images", "maps")
 OWNER: Final = "owner"
 """The file in DATA and in PICTURES that says whose pictures these are."""
 
-_PARTIAL = ".partial"
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _CHANGED: Final = ("mtime", "LastModified", "last_modified", "updated", "modify", "created")
 """What file systems call the time of a file."""
@@ -95,7 +91,7 @@ class Archive:
         self._lock = _lock(data)
         try:
             self._open(str(data.absolute()) if pictures is None else pictures)
-            for left_over in self.models.rglob(f"*{_PARTIAL}"):
+            for left_over in self.models.rglob(f"*{PARTIAL}"):
                 left_over.unlink()
             for folder in self._scratch.iterdir():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +135,7 @@ class Archive:
             )
         if self.local:
             for kind in KINDS:
-                for left_over in Path(self.root, kind).rglob(f"*{_PARTIAL}"):
+                for left_over in Path(self.root, kind).rglob(f"*{PARTIAL}"):
                     left_over.unlink()
 
     def _owner(self) -> bytes:
@@ -366,40 +362,6 @@ def _password(place: str) -> str:
     return found[1] if found else ""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either complete, and on the disk, or not there.
-
-    Its folder is made if that is missing, but not the one above: a disk that is not mounted is not written beside.
-    """
-    if not path.parent.exists():
-        with suppress(FileExistsError):
-            path.parent.mkdir()
-        sync_folder(path.parent.parent)
-    partial = path.with_name(f"{path.name}.{threading.get_ident()}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a new name in a folder survive a power cut."""
-    if os.name == "nt":  # Windows opens no folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _lock(data: Path) -> sqlite3.Connection:
     """Hold the folder for this process. The lock of a database file goes with the process, however that ends."""
     lock = sqlite3.connect(data / "lock", timeout=0, isolation_level=None, check_same_thread=False)
@@ -413,62 +375,3 @@ def _lock(data: Path) -> sqlite3.Connection:
             todo="Stop that one, or give this one a --data of its own",
         ) from error
     return lock
-
-
-_SUFFIXES: Final = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/bmp": ".bmp",
-    "image/tiff": ".tif",
-    "image/webp": ".webp",
-}
-
-
-def media_type(content: bytes) -> str:
-    """The media type by the first bytes; what is no image must not be shown as one."""
-    for start, name in (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"BM", "image/bmp"),
-        (b"II", "image/tiff"),
-        (b"MM", "image/tiff"),
-    ):
-        if content.startswith(start):
-            return name
-    return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
-
-
-def suffix_of(content: bytes) -> str:
-    """What the name of a file with this content ends in; nothing, if it is no image."""
-    return _SUFFIXES.get(media_type(content), "")
-
-
-# What is kept of an anomaly map: for each pixel one byte, its place on the scale from 0 to twice the threshold, that
-# scale of `pictures` whose colours people see. 128 and more are exactly the marked pixels.
-
-LAST_CALM: Final = 127
-"""The last byte of an unmarked pixel."""
-
-
-def encode_map(anomaly_map: NDArray[np.float32], threshold: float) -> bytes:
-    """An anomaly map, H x W, as a grey PNG: one byte a pixel; 0..127 unmarked, 128..255 marked."""
-    marked = anomaly_map > threshold
-    relative = anomaly_map / threshold if threshold > 0 else np.where(marked, 2.0, 0.0)
-    place = np.rint(np.clip(relative / 2, 0, 1) * 255)
-    return png(np.where(marked, np.maximum(place, LAST_CALM + 1), np.minimum(place, LAST_CALM)).astype(np.uint8))
-
-
-def decode_map(content: bytes) -> NDArray[np.uint8]:
-    """What `encode_map` wrote, uint8 H x W."""
-    with Image.open(io.BytesIO(content)) as picture:
-        return np.asarray(picture.convert("L"))
-
-
-def heat_map(codes: NDArray[np.uint8]) -> Picture:
-    """The colours of a decoded map, uint8 H x W x 3."""
-    return COLOURS[codes]
-
-
-def overlaid(image: Picture, codes: NDArray[np.uint8]) -> Picture:
-    """A decoded map laid over its image, with the outline of the marked pixels."""
-    return overlay(image, codes.astype(np.float32) / 127.5, 1.0, codes > LAST_CALM)

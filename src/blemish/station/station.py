@@ -15,12 +15,13 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
-from blemish.station.archive import Archive, Kind, encode_map
+from blemish.station.archive import Archive, Kind
 from blemish.station.comparison import Comparing
 from blemish.station.connecting import Connecting
 from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Hours, Inspections, RequestKey
+from blemish.station.maps import encode_map
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.outbox import Event, Outbox
