@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from blemish.station.sinks import senders
 from blemish.station.sources import base, folder
 from blemish.station.station import Station
 from rtsp import RtspCamera
-from stations import NG, OK, document, make_model, part, settings, until
+from stations import NG, OK, StationProcess, document, make_model, part, settings, until
 from test_station_sinks import OPENER, Broker, Receiver, broker, free_port  # noqa: F401
 
 PASSWORD = "a word that only the broker knows"
@@ -555,3 +556,58 @@ def test_a_camera_is_tried_by_taking_a_frame_and_is_looked_through_once_it_is_ad
     until(lambda: line.one("sources", "top")["connected"], "it is looked through again")
     assert line.ask("POST", "/sources/top/trigger", expect=200)["inspections"][0]["source"] == "top"
     server.close()
+
+
+def test_nothing_is_lost_while_results_come_and_a_sink_is_changed_and_removed_again_and_again(
+    start: Callable[..., Line],
+) -> None:
+    line = start()
+    receivers = [Receiver(port, lambda event: 200) for port in (free_port(), free_port())]
+    ports = [receiver.server.server_address[1] for receiver in receivers]
+    line.ask("POST", "/sinks", posted(ports[0]), 201)
+    sent: list[int] = []
+    ended = threading.Event()
+
+    def produce() -> None:
+        for number in range(40):
+            sent.extend(line.inspect(part(NG, number)))
+        ended.set()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    changes = 0
+    while not ended.is_set():
+        line.ask("PUT", "/sinks/mes?waiting=keep", posted(ports[changes % 2]), 200)
+        line.ask("POST", "/sinks/mes/pause", expect=200)
+        line.ask("POST", "/sinks/mes/resume", expect=200)
+        changes += 1
+    producer.join()
+    line.ask("PUT", "/sinks/mes?waiting=keep", posted(ports[0]), 200)
+
+    until(lambda: line.one("sinks", "mes")["waiting"] == 0, "everything is delivered")
+    got = [number for receiver in receivers for number in receiver.inspections()]
+    assert changes > 3
+    assert sorted(set(got)) == sorted(sent)
+    for receiver in receivers:
+        assert receiver.inspections() == sorted(receiver.inspections())
+        receiver.close()
+
+
+def test_what_was_added_is_there_after_kill_9(tmp_path: Path, tray: Path) -> None:
+    (tmp_path / "models").mkdir()
+    make_model(tmp_path / "models" / "cap.blemish")
+    process = StationProcess(tmp_path)
+    try:
+        path = tmp_path / "table.csv"
+        assert process.client.post("/api/v1/sources", json=watched(tray)).status_code == 201
+        table = {"kind": "csv", "name": "table", "path": str(path)}
+        assert process.client.post("/api/v1/sinks", json=table).status_code == 201
+        process.kill()
+        (tray / "a.png").write_bytes(part(NG, 1))
+
+        process = StationProcess(tmp_path)
+
+        until(path.exists, "what the folder gave is in the table")
+        assert [row["source"] for row in process.inspections()] == ["tray"]
+    finally:
+        process.close()
