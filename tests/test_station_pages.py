@@ -359,12 +359,18 @@ WRONG: list[tuple[str, str, dict[str, Any], set[str]]] = [
     (
         "POST",
         "/api/v1/models/cap/versions/1/rates",
-        {"false_alarm_rate": 0, "review_rate": 1},
-        {"greater_than", "less_than"},
+        {"false_alarm_rate": 0, "review_rate": 2},
+        {"greater_than", "less_than_equal"},
     ),
     ("GET", "/api/v1/models/cap/versions/1/what-if?false_alarm_rate=x&review_rate=0.1", {}, {"float_parsing"}),
     ("POST", "/api/v1/trainings", {"model": "../x", "folder": None, "method": "rd", "preset": "auto"}, {"model_signs"}),
-    ("POST", "/api/v1/models/cap/recalibrate", {"mode": "no", "since": "soon"}, {"literal_error", "datetime_parsing"}),
+    ("POST", "/api/v1/trainings", {"model": "x", "folder": None, "false_alarm_rate": 1}, {"less_than"}),
+    (
+        "POST",
+        "/api/v1/models/cap/recalibrate",
+        {"mode": "no", "since": "soon"},
+        {"literal_error", "datetime_from_date_parsing"},
+    ),
 ]
 
 

@@ -80,7 +80,7 @@ class Camera:
         UsageError
             As `prepare`.
         OSError
-            The camera cannot be connected to, or gives no frame.
+            The camera cannot be opened, or gives no frame.
         """
         self.prepare()
         capture = self._opened()
