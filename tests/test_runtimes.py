@@ -18,7 +18,7 @@ from blemish.errors import ModelFileError, UsageError
 from blemish.images import ImageContract
 from blemish.modelfile import open_model_file
 from blemish.runtime import check_runtime, choosing, load
-from blemish.runtime.graph import RUNTIMES, Graph, Maps, RuntimeName, installed_runtimes, open_graph
+from blemish.runtime.graph import RUNTIMES, Graph, Maps, OnnxRuntimeGraph, RuntimeName, installed_runtimes, open_graph
 from tiny import make_parts, part
 
 needs_openvino = pytest.mark.skipif(
@@ -46,6 +46,20 @@ def test_both_runtimes_judge_alike(model: Path) -> None:
         assert a.anomaly_map is not None
         np.testing.assert_allclose(b.anomaly_map, a.anomaly_map, atol=1e-3 * a.anomaly_map.max())
         assert (a.verdict, a.p_value) == (b.verdict, b.p_value)
+
+
+@pytest.mark.parametrize(
+    ("threads", "at_once", "each"), [(None, 1, 6), (None, 2, 3), (4, 1, 4), (4, 4, 1), (4, 3, 1), (1, 4, 1)]
+)
+def test_onnx_runtime_shares_the_usable_cores_out_and_lets_idle_threads_sleep(
+    model: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, at_once: int, each: int
+) -> None:
+    monkeypatch.setattr("blemish.runtime.graph.usable_cores", lambda: 6)
+    graph = OnnxRuntimeGraph(open_model_file(model).graph, threads, at_once)
+
+    options = graph._session.get_session_options()
+    assert options.intra_op_num_threads == each
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 @needs_openvino

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -67,6 +67,11 @@ class Archive:
     ----------
     pictures : a folder, or a URL that fsspec knows; None is `data`.
 
+    Attributes
+    ----------
+    place : where the pictures are, without a password. root : the same in the words of its file system.
+    local : whether that is a disk of this machine. written : when a picture was last stored, since the start.
+
     Raises
     ------
     UsageError
@@ -81,6 +86,7 @@ class Archive:
         self._changed = threading.Condition()
         self._pinned: Counter[str] = Counter()
         self._going: set[str] = set()
+        self.written: datetime | None = None
         try:
             for folder in (self.models, self._scratch):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -100,40 +106,40 @@ class Archive:
     def _open(self, place: str) -> None:
         """Reach the store, and see that it can be used, before anything is promised."""
         self._password = _password(place)
-        shown = self._hidden(place)
+        self.place = self._hidden(place)
         try:
             self._files, root = url_to_fs(place)
-            self._root = root.rstrip("/")
-            self._local = isinstance(self._files, LocalFileSystem)
+            self.root = root.rstrip("/")
+            self.local = isinstance(self._files, LocalFileSystem)
             # What is asked from an event loop takes any thread; others may have one connection, and one caller at a
             # time. The same picture is never written by two.
-            self._turns = [threading.Lock() for _ in range(64 if self._local or self._files.async_impl else 1)]
-            for folder in (self._root, *(f"{self._root}/{kind}" for kind in KINDS)):
+            self._turns = [threading.Lock() for _ in range(64 if self.local or self._files.async_impl else 1)]
+            for folder in (self.root, *(f"{self.root}/{kind}" for kind in KINDS)):
                 if folder and not self._files.exists(folder):
                     # Not its parents: where a disk is not mounted, or a bucket is missing, none is made instead.
                     with suppress(FileExistsError):
                         self._files.mkdir(folder, create_parents=False)
             theirs = self._owner()
-            if not self._local:
-                check = f"{self._root}/check"
+            if not self.local:
+                check = f"{self.root}/check"
                 self._put(check, b"check")
                 self._files.rm_file(check)
         except Exception as error:  # Each store has exceptions of its own.
             raise UsageError(
                 f"the pictures cannot be stored there: {self._words(error)}",
-                where=shown,
+                where=self.place,
                 todo="See that it exists, can be reached and may be written, and that what it needs to sign in is set",
             ) from error
         if theirs != (self.data / OWNER).read_bytes():
             raise UsageError(
                 "another station keeps its pictures there",
-                where=shown,
+                where=self.place,
                 todo="Give this one a place of its own. If it is the same station with a new --data folder, copy the "
                 f"file {OWNER} from there into that folder",
             )
-        if self._local:
+        if self.local:
             for kind in KINDS:
-                for left_over in Path(self._root, kind).rglob(f"*{_PARTIAL}"):
+                for left_over in Path(self.root, kind).rglob(f"*{_PARTIAL}"):
                     left_over.unlink()
 
     def _owner(self) -> bytes:
@@ -141,7 +147,7 @@ class Archive:
         own = self.data / OWNER
         if not own.exists():
             write_whole(own, secrets.token_hex(16).encode())
-        place = f"{self._root}/{OWNER}"
+        place = f"{self.root}/{OWNER}"
         try:
             return bytes(self._files.cat_file(place))
         except FileNotFoundError:
@@ -173,6 +179,7 @@ class Archive:
                     # One of another size was cut short by the end of a station, or of a connection.
                     if self._size(path) != len(content):
                         self._put(path, content)
+                        self.written = datetime.now(UTC)
             yield names
         finally:
             with self._changed:
@@ -191,9 +198,21 @@ class Archive:
             try:
                 return bytes(self._files.cat_file(self.path(kind, sha256)))
             except FileNotFoundError:
-                if self._files.exists(f"{self._root}/{OWNER}"):
+                if self._files.exists(f"{self.root}/{OWNER}"):
                     return None
                 raise
+
+    def probe(self) -> None:
+        """Ask the store for a sign of life: for the file that says whose pictures these are.
+
+        Raises
+        ------
+        StationError
+            storage_failed.
+        """
+        with self._refusing(), self._turn("00"):
+            self._files.invalidate_cache()
+            self._files.cat_file(f"{self.root}/{OWNER}")
 
     def copy(self, kind: Kind, sha256: str, folder: Path) -> Path | None:
         """Give a picture a file in a folder of this machine, named as its content is; None if it is not here.
@@ -203,7 +222,7 @@ class Archive:
         StationError
             storage_failed.
         """
-        if self._local:
+        if self.local:
             source = Path(self.path(kind, sha256))
             with suppress(OSError):  # a file system without links, another disk, or there is no such picture
                 with source.open("rb") as file:
@@ -241,7 +260,7 @@ class Archive:
 
     def path(self, kind: Kind, sha256: str) -> str:
         """Where a picture is, or would be, in the file system."""
-        return f"{self._root}/{kind}/{sha256[:2]}/{sha256}"
+        return f"{self.root}/{kind}/{sha256[:2]}/{sha256}"
 
     def pictures(self) -> Iterator[Kept]:
         """Every picture that is stored; what else lies there is none of the station's.
@@ -252,7 +271,7 @@ class Archive:
             storage_failed.
         """
         for kind in KINDS:
-            for folder in self._listed(f"{self._root}/{kind}"):
+            for folder in self._listed(f"{self.root}/{kind}"):
                 for found in self._listed(folder["name"]) if folder["type"] == "directory" else ():
                     name = str(found["name"]).rpartition("/")[2]
                     if _NAME.fullmatch(name) and found["type"] == "file":
@@ -275,7 +294,7 @@ class Archive:
 
     def _put(self, path: str, content: bytes) -> None:
         """Store a file. On a disk of this machine, it is complete and on the disk, or not there."""
-        if self._local:
+        if self.local:
             write_whole(Path(path), content)
             return
         try:
@@ -298,7 +317,7 @@ class Archive:
         except StationError:
             raise
         except Exception as error:  # Each store has exceptions of its own.
-            raise storage_failed(self._words(error), remote=not self._local) from error
+            raise storage_failed(self._words(error), remote=not self.local) from error
 
     def _words(self, error: Exception) -> str:
         return self._hidden((isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__)

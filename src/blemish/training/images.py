@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from blemish.cores import usable_cores
 from blemish.images import ImageContract, read
 from blemish.nn.preparation import Preparation
 
@@ -46,7 +46,7 @@ class TrainingImages:
 
     def groups(self, groups: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """A batch for each group of indices; decoding runs ahead of the consumer by two batches."""
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
             waiting = ([pool.submit(self.load, i) for i in group] for group in groups)
             ahead = deque(islice(waiting, 2))
             while ahead:

@@ -24,6 +24,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import load, save
 from torch import Tensor
 
+from blemish.cores import usable_cores
 from blemish.errors import TrainingError, UsageError
 from blemish.methods import Features, GradientStage, Method, PassStage, Stage
 from blemish.nn.sharing import Share, add_up_gradients, gather, networks_of, shared
@@ -108,6 +109,8 @@ class Trainer:
             )
         if accelerator == "cpu":
             keep_freed_memory()
+            # torch knows the cores that a process is bound to, but not a limit of its control group.
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         # Fabric announces its precision at every start; the model file and `blemish info` say it once.
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         precision = mixed_precision(accelerator)

@@ -84,8 +84,6 @@ class Camera:
         """
         self.prepare()
         capture = self._opened()
-        if capture is None:
-            raise OSError("it cannot be connected to")
         try:
             fine, frame = capture.read()
         finally:
