@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,20 @@ def test_both_runtimes_judge_alike(model: Path) -> None:
         assert a.anomaly_map is not None
         np.testing.assert_allclose(b.anomaly_map, a.anomaly_map, atol=1e-3 * a.anomaly_map.max())
         assert (a.verdict, a.p_value) == (b.verdict, b.p_value)
+
+
+@pytest.mark.parametrize("runtime", installed_runtimes())
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_a_process_told_to_keep_to_one_core_does_so(model: Path, runtime: RuntimeName) -> None:
+    code = (
+        "import os, numpy, blemish\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        f"detector = blemish.load({str(model)!r}, runtime={runtime!r})\n"
+        "detector.inspect(numpy.zeros((72, 80, 3), numpy.uint8))\n"
+        "print({core for thread in os.listdir('/proc/self/task') for core in os.sched_getaffinity(int(thread))})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str({min(os.sched_getaffinity(0))})
 
 
 @needs_openvino

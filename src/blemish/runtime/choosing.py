@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from blemish.images import ImageContract
-from blemish.runtime.graph import Graph, RuntimeName, installed_runtimes, open_graph
+from blemish.runtime.graph import Graph, RuntimeName, installed_runtimes, open_graph, usable_cores
 
 WARM_UP, ROUNDS = 2, 7
 
@@ -68,7 +68,7 @@ def processor() -> str:
             if line.startswith("model name"):
                 name = line.partition(":")[2].strip()
                 break
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
 def cache_folder() -> Path:

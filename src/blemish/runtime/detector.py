@@ -125,7 +125,7 @@ def load(
     ----------
     path : a .blemish file.
     false_alarm_rate, review_rate : other rates than those of the file, as far as its calibration images reach.
-    threads : for the runtime; None takes all cores.
+    threads : for the runtime; None takes all cores that this process may use.
     runtime : what runs the graph. "auto" takes the fastest that is installed, measured once on this machine. Scores
         differ between runtimes in the sixth digit.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
@@ -31,7 +32,7 @@ class OnnxRuntimeGraph:
     Parameters
     ----------
     content : the bytes of model.onnx.
-    threads : of the runtime; None lets it take all cores.
+    threads : of the runtime; None takes as many as there are cores that this process may use.
 
     Raises
     ------
@@ -47,8 +48,9 @@ class OnnxRuntimeGraph:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        # Left to itself it counts all cores of the machine and ties a thread to each, also to those that this process
+        # was told to leave alone.
+        options.intra_op_num_threads = threads or usable_cores()
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -92,6 +94,13 @@ RUNTIMES: dict[RuntimeName, Callable[[bytes, int | None], Graph]] = {
     "onnxruntime": OnnxRuntimeGraph,
     "openvino": OpenVinoGraph,
 }
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: fewer than the machine has in a container, or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def installed_runtimes() -> list[RuntimeName]:
