@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -51,7 +52,7 @@ Figures = dict[str, Any]
 TITLES = {
     "peak": "peak memory",
     "method's fit": "of that, once all images are seen",
-    "processor": "processor time of the whole process",
+    "processor": "processor time",
 }
 
 
@@ -116,7 +117,14 @@ ROWS = {
         PADIM,
     ),
     "inspect": Row(
-        "padim", "tf_efficientnet_lite0", 64, (Figure("images/s", "images/s", "100 images/s, memory flat"),), PADIM
+        "padim",
+        "tf_efficientnet_lite0",
+        64,
+        (
+            Figure("images/s", "images/s", "100 images/s, memory flat"),
+            Figure("images/s of processor time", "images/s", ""),
+        ),
+        PADIM,
     ),
     "network": Row("rd", "resnet18", 64, (), {"image_size": SIZE, "batch_size": BATCH, "steps": 30}),
     "cold-start": Row("padim", "tf_efficientnet_lite0", 32, (Figure("seconds", "s", "1 s, under 250 MB"),), PADIM),
@@ -195,15 +203,14 @@ class Sides:
     rival : anomalib's Python.
     cores : that it may use, with as many threads.
     limit : seconds that a run of anomalib may take.
-    lock : a file that is locked while a run lasts, where several measurements share the cores.
     """
 
-    def __init__(self, rival: Path, cores: Sequence[int], limit: float, lock: Path | None) -> None:
-        self.cores, self.limit, self.lock = cores, limit, lock
+    def __init__(self, rival: Path, cores: Sequence[int], limit: float) -> None:
+        self.cores, self.limit = cores, limit
         self.pythons = {"anomalib": str(rival), "blemish": sys.executable}
 
-    def run(self, side: str, job: Job) -> Figures:
-        """The figures of a job, its peak memory among them.
+    def run(self, side: str, job: Job, cores: Sequence[int] | None = None) -> Figures:
+        """The figures of a job, its peak memory among them. None takes the cores for measuring.
 
         Raises
         ------
@@ -211,8 +218,8 @@ class Sides:
             anomalib took longer than it may.
         """
         command = [self.pythons[side], str(HERE / f"side_{side}.py"), json.dumps(job)]
-        with alone(self.lock), tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-            process = start(command, self.cores, stdout=out, stderr=errors)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = start(command, cores or self.cores, stdout=out, stderr=errors)
             watch(process, self.limit if side == "anomalib" else None)
             out.seek(0)
             errors.seek(0)
@@ -220,37 +227,47 @@ class Sides:
                 raise SystemExit(f"{side} failed:\n{errors.read()[-3000:]}")
             answer = json.loads(out.read().splitlines()[-1])
         figures: Figures = answer["figures"]
-        return {**figures, "processor": answer["processor"], "peak": answer["peak"]}
+        return {**figures, "peak": answer["peak"]}
 
     def verdict(self, command: list[str]) -> Figures:
         """Seconds from the start of a process to the line with its verdict, and its peak memory then."""
-        with alone(self.lock):
-            started = time.perf_counter()
-            process = start(command, self.cores, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            seconds = time.perf_counter() - started
-            peak = peak_memory(process.pid)
-            process.communicate()
+        started = time.perf_counter()
+        process = start(command, self.cores, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - started
+        peak = peak_memory(process.pid)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process.communicate()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if not line or process.returncode:
             raise SystemExit(f"{' '.join(command)} failed")
-        return {"seconds": seconds, "peak": peak}
+        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return {"seconds": seconds, "processor": processor, "peak": peak}
 
 
-def take_turns(runs: Mapping[str, Callable[[], Figures]], repeats: Mapping[str, int]) -> dict[str, list[Figures]]:
-    """What each side's runs gave, one after the other in turn; a side whose run takes too long has no more turns."""
-    results: dict[str, list[Figures]] = {side: [] for side in runs}
-    for turn in range(max(repeats.values())):
-        for side, run in runs.items():
-            if turn >= repeats[side]:
-                continue
-            try:
-                results[side].append(run())
-            except TimeoutError as error:
-                print(f"{side}: {error}, stopped", file=sys.stderr)
-                return take_turns({s: r for s, r in runs.items() if s != side}, repeats) | {side: results[side]}
-            print(f"{side} {turn + 1} of {repeats[side]}", file=sys.stderr)
-    return results
+@dataclass(frozen=True)
+class Turns:
+    """How often each side runs, and the file that is locked meanwhile where several measurements share the cores."""
+
+    repeats: Mapping[str, int]
+    lock: Path | None = None
+
+    def take(self, runs: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+        """What the runs of each side gave, one after the other; a side that takes too long has no more turns."""
+        results: dict[str, list[Figures]] = {side: [] for side in runs}
+        stopped: set[str] = set()
+        with alone(self.lock):
+            for turn in range(max(self.repeats.values())):
+                for side, run in runs.items():
+                    if side in stopped or turn >= self.repeats["anomalib" if side == "anomalib" else "blemish"]:
+                        continue
+                    try:
+                        results[side].append(run())
+                    except TimeoutError as error:
+                        stopped.add(side)
+                        print(f"{side}: {error}, stopped")
+        return results
 
 
 def median(runs: Sequence[Figures], name: str) -> float | None:
@@ -262,7 +279,8 @@ def print_table(row: Row, results: Mapping[str, Sequence[Figures]]) -> None:
     """A line a figure, with the ratio: above 1 is better for Blemish; then the peak memory."""
     counts = {side: len(runs) for side, runs in results.items()}
     print("| figure | anomalib 2.7 | Blemish | ratio | reach | runs, anomalib and Blemish |\n|---|---|---|---|---|---|")
-    for figure in (*row.figures, Figure("processor", "s", ""), Figure("peak", "MB", "")):
+    measured = [Figure("processor", "s", "")] * ("processor" in results["blemish"][0])
+    for figure in (*row.figures, *measured, Figure("peak", "MB", "")):
         theirs = median(results["anomalib"], figure.name)
         ours = median(results["blemish"], figure.ours or figure.name)
         ratio = "-"
@@ -303,47 +321,40 @@ def print_graphs(results: Mapping[str, Sequence[Figures]]) -> None:
     print("\nReach: float32 22 ms and 85 % of the ceiling, bfloat16 12 ms, int8 6 ms, on two cores.")
 
 
-def fit(row: Row, job: Job, sides: Sides, repeats: Mapping[str, int]) -> None:
+def fit(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     def run(side: str) -> Figures:
         with tempfile.TemporaryDirectory() as out:
             return sides.run(side, {**job, "out": out, "model": f"{out}/made.blemish"})
 
-    results = take_turns({side: lambda side=side: run(side) for side in sides.pythons}, repeats)  # type: ignore[misc]
+    results = turns.take({side: lambda side=side: run(side) for side in sides.pythons})  # type: ignore[misc]
     print_table(row, results)
     print_parts(results["blemish"])
 
 
 def prepared(job: Job, sides: Sides, names: Sequence[str] = ("anomalib", "blemish")) -> None:
-    """Let both sides make the models of a row."""
+    """Let both sides make the models of a row, on the cores of this process: nothing is measured yet."""
     for side in names:
-        refused = sides.run(side, {**job, "row": "prepare"}).get("refused")
+        refused = sides.run(side, {**job, "row": "prepare"}, sorted(os.sched_getaffinity(0))).get("refused")
         if refused:
             print(f"No int8 twin of Blemish's model: {refused}\n")
 
 
-def network(row: Row, job: Job, sides: Sides, repeats: Mapping[str, int]) -> None:
+def network(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     prepared(job, sides)
-    print_graphs(
-        take_turns({side: lambda side=side: sides.run(side, job) for side in sides.pythons}, repeats)  # type: ignore[misc]
-    )
+    print_graphs(turns.take({side: lambda side=side: sides.run(side, job) for side in sides.pythons}))  # type: ignore[misc]
 
 
-def cold_start(row: Row, job: Job, sides: Sides, repeats: Mapping[str, int]) -> None:
+def cold_start(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     prepared(job, sides)
     commands = {
         "anomalib": [sides.pythons["anomalib"], str(HERE / "side_anomalib.py"), json.dumps(job)],
         "blemish": [sys.executable, "-m", "blemish", "inspect", job["model"], job["image"]],
     }
-    print_table(
-        row,
-        take_turns(
-            {side: lambda command=command: sides.verdict(command) for side, command in commands.items()},  # type: ignore[misc]
-            repeats,
-        ),
-    )
+    runs = {side: lambda command=command: sides.verdict(command) for side, command in commands.items()}  # type: ignore[misc]
+    print_table(row, turns.take(runs))
 
 
-def inspect(row: Row, job: Job, sides: Sides, repeats: Mapping[str, int]) -> None:
+def inspect(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     """The same method on both sides; then Blemish's default method, and its int8 twin."""
     prepared(job, sides)
     default = {
@@ -361,7 +372,7 @@ def inspect(row: Row, job: Job, sides: Sides, repeats: Mapping[str, int]) -> Non
     }
     if Path(default["int8"]).exists():
         runs["blemish, rd, int8"] = lambda: sides.run("blemish", {**default, "model": default["int8"]})
-    results = take_turns(runs, {name: repeats["anomalib" if name == "anomalib" else "blemish"] for name in runs})
+    results = turns.take(runs)
     print_table(row, results)
     for name, every in results.items():
         if every:
@@ -384,7 +395,9 @@ def main() -> None:
     parser.add_argument("--rival-inspects", type=int, default=60, help="images that anomalib inspects")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a run of anomalib may take")
     parser.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], help="such as 0,1")
-    parser.add_argument("--lock", type=Path, help="a file to lock while a run lasts, where measurements share cores")
+    parser.add_argument(
+        "--lock", type=Path, help="a file to lock while a row is measured, where measurements share cores"
+    )
     chosen = parser.parse_args()
     rival = make_environment(chosen.rivals)
     cores = chosen.cores or sorted(os.sched_getaffinity(0))
@@ -418,14 +431,20 @@ def main() -> None:
         (folder / "out").mkdir()
         print(heading(["blemish", "torch", "onnxruntime", "openvino"], cores))
         print(f"{chosen.row}: {count} images of {chosen.images or 'a made-up product line'}, {len(cores)} threads\n")
-        sides = Sides(rival, cores, chosen.limit, chosen.lock)
-        repeats = {"blemish": chosen.repeats, "anomalib": chosen.rival_repeats or chosen.repeats}
+        sides = Sides(rival, cores, chosen.limit)
+        turns = Turns(
+            {
+                "blemish": chosen.repeats,
+                "anomalib": chosen.repeats if chosen.rival_repeats is None else chosen.rival_repeats,
+            },
+            chosen.lock,
+        )
         if chosen.row == "inspect":
             job |= spread(folder, chosen.inspect, chosen.rival_inspects)
         if chosen.row == "cold-start":
             job["image"] = str(next((folder / "bad").iterdir()))
         jobs = {"inspect": inspect, "network": network, "cold-start": cold_start}
-        jobs.get(chosen.row, fit)(row, job, sides, repeats)
+        jobs.get(chosen.row, fit)(row, job, sides, turns)
 
 
 def spread(folder: Path, ours: int, theirs: int) -> Job:

@@ -6,7 +6,8 @@
 The images are those of --images, or a made-up product line's, repeated with fresh noise, as JPEG. Counts grow at the
 first side; sides grow at the first count. The network sees each image at its own side (image_size). Every point is a
 process of its own; one that takes longer than --limit or more memory than --memory is stopped and left out, and so are
-the larger ones after it. Methods train with their default preset.
+the larger ones after it. Methods train with their default preset. Seconds are processor time, images/s those of one
+core: take --cores with one core.
 
 An exponent e says that the quantity grows like n^e, or like pixels^e: the slope through all points of the logarithms,
 and through the last two, where what is the same for any number weighs less.
@@ -133,7 +134,7 @@ def exponent(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def point_table(points: Sequence[Point]) -> Iterator[str]:
-    yield "| method | images | side | training, s | training, MB | inspecting, s | images/s | inspecting, MB |"
+    yield "| method | images | side | training, CPU s | training, MB | inspecting, CPU s | images/s | inspecting, MB |"
     yield "|---|---|---|---|---|---|---|---|"
     for point in points:
         cells = [point.method, str(point.count), str(point.side)]

@@ -21,15 +21,25 @@ END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class Running:
-    """A station that runs. pid : of its process."""
+    """A station that runs. pid : of its process. data : its folder."""
 
     url: str
     pid: int
+    data: Path
 
     def memory(self) -> float:
         """What the process takes, in MB: resident set size."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+    def disk(self) -> dict[str, float]:
+        """What its folder takes, in MB: "database", "images" and "maps"."""
+        places = {"database": "station.db*", "images": "images/**/*", "maps": "maps/**/*"}
+        sizes = {
+            kind: sum(path.stat().st_size for path in self.data.glob(place) if path.is_file())
+            for kind, place in places.items()
+        }
+        return {kind: size / 1e6 for kind, size in sizes.items()}
 
 
 @contextmanager
@@ -50,7 +60,7 @@ def station(model: Path, folder: Path, *options: object) -> Iterator[Running]:
             url = log.read_text().partition("Blemish station on ")[2].split()[0]
             while not _ready(url):
                 time.sleep(0.05)
-            yield Running(url, process.pid)
+            yield Running(url, process.pid, folder / "data")
         finally:
             process.terminate()
             status = process.wait(120)

@@ -3,7 +3,8 @@
     blemish demo --out demo
     python benchmarks/station_soak.py demo/gears.blemish demo/gears/test --requests 20000
 
-Prints the resident memory of the station's process at the start, after a quarter, a half and all of the requests.
+Prints the resident memory of the station's process at the start, after a quarter, a half and all of the requests, and
+what the station takes on the disk.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
             if number in looks:
                 passed = time.monotonic() - start
                 print(f"after {number} requests: {running.memory():.0f} MB, {number / passed:.1f} images/s", flush=True)
+                print("  disk: " + ", ".join(f"{kind} {size:.2f} MB" for kind, size in running.disk().items()))
 
 
 if __name__ == "__main__":

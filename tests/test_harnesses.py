@@ -109,7 +109,7 @@ def test_a_side_that_takes_too_long_has_no_more_turns(harness: Load) -> None:
         raise TimeoutError("more than 1 s")
 
     runs = {"anomalib": slow, "blemish": lambda: {"seconds": 2.0}}
-    results = against.take_turns(runs, {"anomalib": 3, "blemish": 3})
+    results = against.Turns({"anomalib": 3, "blemish": 3}).take(runs)
     assert results["anomalib"] == []
     assert len(results["blemish"]) == 3
 
