@@ -605,6 +605,31 @@ def test_observations_made_anew_are_those_that_were_kept(
 
 
 @pytest.mark.parametrize("kept", [True, False])
+def test_what_is_observed_is_in_full_precision(
+    images: TrainingImages, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether features are kept or made anew decides nothing; only what is being trained is in mixed precision."""
+    monkeypatch.setattr(trainer, "mixed_precision", lambda accelerator: "bf16-mixed")
+    if not kept:
+        monkeypatch.setattr(trainer, "OBSERVED_BYTES_LIMIT", 0)
+    frozen, network = nn.Conv2d(3, 4, 3).requires_grad_(False), nn.Conv2d(4, 2, 1)
+    types: list[tuple[torch.dtype, torch.dtype]] = []
+
+    def losses(observed: Features) -> dict[str, Tensor]:
+        learned = network(observed[0])
+        types.append((observed[0].dtype, learned.dtype))
+        return {"size": learned.float().square().mean()}
+
+    class Watched(Toy):
+        def stages(self, images: int) -> Iterator[Stage]:
+            sgd = torch.optim.SGD(network.parameters(), lr=0.01)
+            yield GradientStage("watched", network, sgd, losses, lambda x: [frozen(x)], STEPS, BATCH)
+
+    Trainer("cpu", SEED, None, watch).fit(Watched(), images)
+    assert types == [(torch.float32, torch.bfloat16)] * STEPS
+
+
+@pytest.mark.parametrize("kept", [True, False])
 def test_what_is_known_of_the_images_of_a_batch_follows_what_was_observed(
     images: TrainingImages, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from blemish.errors import UsageError
 from blemish.methods.base import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, register
 from blemish.nn.anomalies import Textures, perturbed, synthetic_anomalies
+from blemish.nn.coreset import greedy_coreset
 from blemish.nn.foreground import Foreground, PlacedVectors
-from blemish.nn.neighbours import greedy_coreset
 from blemish.nn.resampling import MapHead, resize_matrix, smoothing_matrix
 from blemish.nn.retrieval import Pairs, RetrievalBranch, WordHistograms, best_in_window, divergence, draw_points
 from blemish.nn.textures import TextureFolder, synthetic_textures

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import AnomalyMap, Method, MethodConfig, PassStage, Stage, register
-from blemish.nn.neighbours import greedy_coreset, nearest_squared_distance, rarity
+from blemish.nn.coreset import greedy_coreset
+from blemish.nn.neighbours import nearest_squared_distance, rarity
 from blemish.nn.pooling import AdaptivePooling
 from blemish.nn.resampling import MapHead, resize_matrix
 from blemish.teachers import FeaturePyramid

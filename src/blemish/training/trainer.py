@@ -137,8 +137,9 @@ class Trainer:
             value = 0.0
             for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
                 torch.manual_seed(self._seed(number, "step", batch))
+                features = observed.batch(self._order(number, batch, stage, len(images)))
                 with self.fabric.autocast():
-                    losses = stage.losses(observed.batch(self._order(number, batch, stage, len(images))))
+                    losses = stage.losses(features)
                 loss = torch.stack(list(losses.values())).sum()
                 value += loss.item() / stage.accumulate
                 if not math.isfinite(value):
@@ -174,7 +175,10 @@ class Trainer:
 
 
 class Observed:
-    """What a gradient stage observes of each image: computed once and kept while it fits, else again for each batch."""
+    """What a gradient stage observes of each image: computed once and kept while it fits, else again for each batch.
+
+    Always in full precision: to be used outside autocast.
+    """
 
     def __init__(self, trainer: Trainer, stage: GradientStage, images: TrainingImages) -> None:
         self._trainer, self._stage, self._images = trainer, stage, images
