@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import subprocess
 import sys
@@ -31,6 +32,12 @@ class Running:
         """What the process takes, in MB: resident set size."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+    def processor(self) -> float:
+        """Seconds of processor time that the process has taken."""
+        # After the name in brackets, which may hold spaces: user and system time are the 12th and 13th field.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def disk(self) -> dict[str, float]:
         """What its folder takes, in MB: "database", "images" and "maps"."""

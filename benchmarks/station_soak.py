@@ -4,7 +4,7 @@
     python benchmarks/station_soak.py demo/gears.blemish demo/gears/test --requests 20000
 
 Prints the resident memory of the station's process at the start, after a quarter, a half and all of the requests, and
-what the station takes on the disk.
+what the station takes on the disk and of the processor.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def main() -> None:
         httpx.Client(base_url=running.url, timeout=300) as http,
     ):
         print(f"at the start: {running.memory():.0f} MB")
-        start = time.monotonic()
+        start, used = time.monotonic(), running.processor()
         for number in range(1, wanted.requests + 1):
             content, _ = numbered(pictures[number % len(pictures)], number)
             http.post("/api/v1/inspect", content=content).raise_for_status()
             if number in looks:
                 passed = time.monotonic() - start
                 print(f"after {number} requests: {running.memory():.0f} MB, {number / passed:.1f} images/s", flush=True)
+                took = 1e3 * (running.processor() - used) / number
+                print(f"  processor time of the station: {took:.1f} ms a request")
                 print("  disk: " + ", ".join(f"{kind} {size:.2f} MB" for kind, size in running.disk().items()))
 
 
