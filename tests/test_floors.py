@@ -18,7 +18,7 @@ import blemish
 HOUSE = Path(blemish.__file__).parent
 
 FLOORS = (
-    ("errors",),
+    ("errors", "cores"),
     ("console",),
     ("images",),
     ("components",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from blemish.errors import ModelFileError, UsageError
 from blemish.images import ImageContract
 from blemish.modelfile import open_model_file
 from blemish.runtime import check_runtime, choosing, load
-from blemish.runtime.graph import RUNTIMES, Graph, Maps, RuntimeName, installed_runtimes, open_graph
+from blemish.runtime.graph import RUNTIMES, Graph, Maps, OnnxRuntimeGraph, RuntimeName, installed_runtimes, open_graph
 from tiny import make_parts, part
 
 needs_openvino = pytest.mark.skipif(
@@ -48,18 +47,18 @@ def test_both_runtimes_judge_alike(model: Path) -> None:
         assert (a.verdict, a.p_value) == (b.verdict, b.p_value)
 
 
-@pytest.mark.parametrize("runtime", installed_runtimes())
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
-def test_a_process_told_to_keep_to_one_core_does_so(model: Path, runtime: RuntimeName) -> None:
-    code = (
-        "import os, numpy, blemish\n"
-        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        f"detector = blemish.load({str(model)!r}, runtime={runtime!r})\n"
-        "detector.inspect(numpy.zeros((72, 80, 3), numpy.uint8))\n"
-        "print({core for thread in os.listdir('/proc/self/task') for core in os.sched_getaffinity(int(thread))})"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == str({min(os.sched_getaffinity(0))})
+@pytest.mark.parametrize(
+    ("threads", "at_once", "each"), [(None, 1, 6), (None, 2, 3), (4, 1, 4), (4, 4, 1), (4, 3, 1), (1, 4, 1)]
+)
+def test_onnx_runtime_shares_the_usable_cores_out_and_lets_idle_threads_sleep(
+    model: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, at_once: int, each: int
+) -> None:
+    monkeypatch.setattr("blemish.runtime.graph.usable_cores", lambda: 6)
+    graph = OnnxRuntimeGraph(open_model_file(model).graph, threads, at_once)
+
+    options = graph._session.get_session_options()
+    assert options.intra_op_num_threads == each
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 @needs_openvino

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from blemish.console import Listener
+from blemish.cores import usable_cores
 from blemish.data import Dataset, Sample
 from blemish.errors import DataError, ImageError, Reason, UsageError
 from blemish.images import Depth, Facts, ImageContract, read
@@ -51,7 +51,7 @@ def admit(dataset: Dataset, contract: ImageContract, listener: Listener) -> tupl
         raise DataError("none of these images is for training", where=dataset.root, todo=dataset.note)
     admitted: list[Admitted] = []
     left_out: list[LeftOutImage] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         for done, result in enumerate(pool.map(look, samples), 1):
             if isinstance(result, Admitted):
                 admitted.append(result)

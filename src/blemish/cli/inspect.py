@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from blemish.cores import usable_cores
 from blemish.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Runtime = Annotated[
     str, typer.Option(help="onnxruntime, openvino, or auto: the fastest that is installed, measured once.")
 ]
+AT_ONCE = 8
+"""Images that the graph works on at the same time, at most: each takes memory for all that is between its layers."""
 BEHIND = 8
 """Pictures that may wait to be written."""
 
@@ -49,8 +52,14 @@ def inspect(
     """
     from blemish.runtime import load
 
-    detector = load(model, false_alarm_rate=false_alarm_rate, review_rate=review_rate, runtime=checked_runtime(runtime))
     images = list(find_images(paths))
+    detector = load(
+        model,
+        false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
+        at_once=max(1, min(AT_ONCE, usable_cores(), len(images))),
+        runtime=checked_runtime(runtime),
+    )
     rows: list[dict[str, Any]] = []
     if heatmaps:
         make_folder(heatmaps)
@@ -156,7 +165,7 @@ class HeatmapWriter:
 
     def __init__(self, folder: Path, images: list[Path]) -> None:
         self.folder = folder
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count())
+        self._threads = ThreadPoolExecutor(max_workers=usable_cores())
         self._open: deque[Future[None]] = deque()
         parents = {path.resolve().parent for path in images}
         self.common = next(iter(parents)) if len(parents) == 1 else _common(parents)

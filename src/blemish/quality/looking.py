@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 
 from blemish.admission import relative_name
 from blemish.console import Listener
+from blemish.cores import usable_cores
 from blemish.data import Sample
 from blemish.errors import ImageError, Reason
 from blemish.images import Facts, ImageContract, read
@@ -78,7 +78,7 @@ def look_at_all(
 def in_threads(work: Callable[[Given], Got], items: Sequence[Given], stage: str, listener: Listener) -> list[Got]:
     """`work` of every item, in order, while `listener` is told how far it is."""
     results: list[Got] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         for done, result in enumerate(pool.map(work, items), 1):
             results.append(result)
             listener.progress(stage, done / len(items))

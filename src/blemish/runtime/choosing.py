@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from blemish.cores import usable_cores
 from blemish.images import ImageContract
-from blemish.runtime.graph import Graph, RuntimeName, installed_runtimes, open_graph, usable_cores
+from blemish.runtime.graph import Graph, RuntimeName, installed_runtimes, open_graph
 
 WARM_UP, ROUNDS = 2, 7
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blemish.decisions import Calibration, Verdict
 from blemish.errors import ImageError, Reason
@@ -19,9 +20,6 @@ from blemish.modelfile import Manifest, ModelFile, open_model_file
 from blemish.runtime.choosing import fastest
 from blemish.runtime.graph import Graph, RuntimeChoice, open_graph
 from blemish.runtime.inspection import Inspection, find_regions
-
-AHEAD = 4
-"""Images decoded ahead of the graph."""
 
 
 class Detector:
@@ -33,15 +31,23 @@ class Detector:
     contract : what images it accepts.
     calibration : how a score becomes a verdict.
     manifest : of the model file; None while a detector is being made.
+    at_once : how many images the graph may work on at the same time, each in a thread of its own; see `stream`.
     """
 
     def __init__(
-        self, graph: Graph, contract: ImageContract, calibration: Calibration, manifest: Manifest | None = None
+        self,
+        graph: Graph,
+        contract: ImageContract,
+        calibration: Calibration,
+        manifest: Manifest | None = None,
+        at_once: int = 1,
     ) -> None:
         self.graph = graph
         self.contract = contract
         self.calibration = calibration
         self.manifest = manifest
+        self.at_once = at_once
+        self._may_run = BoundedSemaphore(at_once)
 
     @overload
     def inspect(self, images: ImageSource) -> Inspection: ...  # type: ignore[overload-overlap]  # str is one image
@@ -53,27 +59,35 @@ class Detector:
         An image that cannot be judged comes back REJECTED with the reason; it is never an exception and never OK.
         """
         if isinstance(images, str | bytes | os.PathLike | np.ndarray):
-            return next(self.stream([images]))
+            return self._inspect(images)
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Inspection]:
-        """Inspect images one after the other, in order, holding only a few in memory."""
-        with ThreadPoolExecutor(max_workers=min(AHEAD, os.cpu_count() or 1)) as pool:
+        """Inspect images in their order, while holding only a few in memory.
+
+        Threads read, inspect and judge an image each, and are a few images ahead of whoever takes the inspections. The
+        graph works on `at_once` images at the same time, and one more thread reads meanwhile. When the iterator is
+        closed, the threads end with the images that they are at.
+        """
+        threads = self.at_once + 1
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="inspect")
+        try:
             waiting = iter(images)
-            ahead = [(image, pool.submit(self._read, image)) for image in islice(waiting, AHEAD)]
+            ahead: deque[Future[Inspection]] = deque()
+            ahead.extend(pool.submit(self._inspect, image) for image in islice(waiting, 2 * threads))
             while ahead:
-                source, future = ahead.pop(0)
-                ahead += [(image, pool.submit(self._read, image)) for image in islice(waiting, 1)]
-                yield self._judge(source, future)
+                inspection = ahead.popleft().result()
+                ahead.extend(pool.submit(self._inspect, image) for image in islice(waiting, 1))
+                yield inspection
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: ImageSource) -> NDArray[np.generic]:
-        return read(source, self.contract)
-
-    def _judge(self, source: ImageSource, decoded: Future[NDArray[np.generic]]) -> Inspection:
+    def _inspect(self, source: ImageSource) -> Inspection:
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         try:
-            image = decoded.result()
-            maps, scores = self.graph.run(image[None])
+            image = read(source, self.contract)
+            with self._may_run:
+                maps, scores = self.graph.run(image[None])
         except ImageError as error:
             return Inspection(path, Verdict.REJECTED, error.reason.value, error.what)
         anomaly_map, score = maps[0], float(scores[0])
@@ -117,6 +131,7 @@ def load(
     false_alarm_rate: float | None = None,
     review_rate: float | None = None,
     threads: int | None = None,
+    at_once: int = 1,
     runtime: RuntimeChoice = "onnxruntime",
 ) -> Detector:
     """Open a model file as a detector.
@@ -125,7 +140,9 @@ def load(
     ----------
     path : a .blemish file.
     false_alarm_rate, review_rate : other rates than those of the file, as far as its calibration images reach.
-    threads : for the runtime; None takes all cores that this process may use.
+    threads : of the runtime in all; None takes the cores that this process may use.
+    at_once : how many images of a `stream` the graph works on at the same time; they share the threads. As many as
+        there are threads inspects the most images a second, and takes the most memory; 1 has each inspected soonest.
     runtime : what runs the graph. "auto" takes the fastest that is installed, measured once on this machine. Scores
         differ between runtimes in the sixth digit.
 
@@ -140,7 +157,7 @@ def load(
     calibration = file.manifest.calibration
     if false_alarm_rate is not None or review_rate is not None:
         calibration = calibration.with_rates(false_alarm_rate, review_rate)
-    return detector_of(file, calibration, threads=threads, runtime=runtime)
+    return detector_of(file, calibration, threads=threads, at_once=at_once, runtime=runtime)
 
 
 def detector_of(
@@ -148,10 +165,11 @@ def detector_of(
     calibration: Calibration | None = None,
     *,
     threads: int | None = None,
+    at_once: int = 1,
     runtime: RuntimeChoice = "onnxruntime",
 ) -> Detector:
     """The detector of an opened model file; see `load`. None takes the file's own calibration."""
     manifest = file.manifest
     chosen = fastest(file.graph, manifest.images, threads) if runtime == "auto" else runtime
-    graph = open_graph(file.graph, threads, chosen)
-    return Detector(graph, manifest.images, calibration or manifest.calibration, manifest)
+    graph = open_graph(file.graph, threads, chosen, at_once)
+    return Detector(graph, manifest.images, calibration or manifest.calibration, manifest, at_once)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from threading import local
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.cores import usable_cores
 from blemish.errors import ModelFileError, UsageError
 
 Maps = NDArray[np.float32]
@@ -18,7 +19,7 @@ RuntimeChoice = Literal["onnxruntime", "openvino", "auto"]
 
 
 class Graph(Protocol):
-    """An exported graph, ready to run. `runtime` says on what."""
+    """An exported graph, ready to run, in several threads at once too. `runtime` says on what."""
 
     runtime: RuntimeName
 
@@ -32,7 +33,8 @@ class OnnxRuntimeGraph:
     Parameters
     ----------
     content : the bytes of model.onnx.
-    threads : of the runtime; None takes as many as there are cores that this process may use.
+    threads : of the runtime in all; None takes the cores that this process may use.
+    at_once : how many threads will run the graph at the same time; its own threads are shared out among them.
 
     Raises
     ------
@@ -42,15 +44,16 @@ class OnnxRuntimeGraph:
 
     runtime: RuntimeName = "onnxruntime"
 
-    def __init__(self, content: bytes, threads: int | None = None) -> None:
+    def __init__(self, content: bytes, threads: int | None = None, at_once: int = 1) -> None:
         # Importing it takes longer than everything else a command line does.
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Left to itself it counts all cores of the machine and ties a thread to each, also to those that this process
-        # was told to leave alone.
-        options.intra_op_num_threads = threads or usable_cores()
+        # Left to itself, it takes all cores of the machine, whatever the process is bound to.
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) // at_once)
+        # A thread that spins while it waits for work takes the core from whoever has some.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -71,36 +74,36 @@ class OpenVinoGraph:
 
     runtime: RuntimeName = "openvino"
 
-    def __init__(self, content: bytes, threads: int | None = None) -> None:
+    def __init__(self, content: bytes, threads: int | None = None, at_once: int = 1) -> None:
         import openvino
 
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": at_once,
+            "INFERENCE_NUM_THREADS": max(at_once, threads or usable_cores()),
+        }
         try:
             core = openvino.Core()
-            self._request = core.compile_model(core.read_model(content), "CPU", options).create_infer_request()
+            self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+            # A request is for one thread at a time.
+            self._of_thread = local()
         except Exception as error:
             raise ModelFileError(f"OpenVINO cannot run its graph: {error}") from error
 
     def run(self, images: NDArray[np.generic]) -> tuple[Maps, Maps]:
         """B x H x W x 3 in the contract's type -> anomaly maps B x H x W and scores B."""
-        results = self._request.infer({"image": images})
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        results = self._of_thread.request.infer({"image": images})
         # The request writes its next answer into the same memory.
         return results["anomaly_map"].copy(), results["score"].copy()
 
 
-RUNTIMES: dict[RuntimeName, Callable[[bytes, int | None], Graph]] = {
+RUNTIMES: dict[RuntimeName, Callable[[bytes, int | None, int], Graph]] = {
     "onnxruntime": OnnxRuntimeGraph,
     "openvino": OpenVinoGraph,
 }
-
-
-def usable_cores() -> int:
-    """How many cores this process may use: fewer than the machine has in a container, or under taskset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def installed_runtimes() -> list[RuntimeName]:
@@ -108,8 +111,10 @@ def installed_runtimes() -> list[RuntimeName]:
     return [name for name in RUNTIMES if find_spec(name)]
 
 
-def open_graph(content: bytes, threads: int | None = None, runtime: RuntimeName = "onnxruntime") -> Graph:
-    """A graph on the runtime named.
+def open_graph(
+    content: bytes, threads: int | None = None, runtime: RuntimeName = "onnxruntime", at_once: int = 1
+) -> Graph:
+    """A graph on the runtime named; `threads` and `at_once` as for `OnnxRuntimeGraph`.
 
     Raises
     ------
@@ -119,7 +124,7 @@ def open_graph(content: bytes, threads: int | None = None, runtime: RuntimeName 
         It refuses the graph.
     """
     check_runtime(runtime)
-    return RUNTIMES[runtime](content, threads)
+    return RUNTIMES[runtime](content, threads, at_once)
 
 
 def check_runtime(name: str) -> RuntimeChoice:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
+from blemish.cores import usable_cores
 from blemish.runtime import RuntimeChoice
 from blemish.station.connections import ConfiguredPath, Sink, Source
 
@@ -161,9 +161,9 @@ class Settings(BaseModel):
 
     def threads_for(self, models: int) -> int:
         """Threads of the runtime for each of so many models."""
-        return self.threads or max(1, (os.cpu_count() or 1) // max(1, models))
+        return self.threads or max(1, usable_cores() // max(1, models))
 
     @property
     def threads_for_training(self) -> int:
         """Threads of a training."""
-        return self.training_threads or max(1, (os.cpu_count() or 1) // 2)
+        return self.training_threads or max(1, usable_cores() // 2)

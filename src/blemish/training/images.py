@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from blemish.cores import usable_cores
 from blemish.images import ImageContract, read
 from blemish.nn.preparation import Preparation
 
@@ -41,7 +41,7 @@ class TrainingImages:
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[Tensor]:
         """Batches B x 3 x S x S of `indices` in order; decoding runs ahead of the consumer by two batches."""
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
             waiting = iter(indices)
             ahead: list[Future[Tensor]] = [pool.submit(self.load, i) for i in islice(waiting, 2 * size)]
             while ahead:

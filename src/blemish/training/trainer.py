@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from blemish.cores import usable_cores
 from blemish.errors import TrainingError, UsageError
 from blemish.methods import Features, GradientStage, Method, PassStage, Stage
 from blemish.training.checkpoint import RunFolder, SavedState
@@ -55,6 +56,8 @@ class Trainer:
         accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         if accelerator == "cpu":
             keep_freed_memory()
+            # torch knows the cores that a process is bound to, but not a limit of its control group.
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         # Fabric announces its precision at every start; the model file and `blemish info` say it once.
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         self.fabric = Fabric(accelerator=accelerator, devices=1, precision=mixed_precision(accelerator))
