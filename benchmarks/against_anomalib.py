@@ -220,7 +220,7 @@ class Sides:
         command = [self.pythons[side], str(HERE / f"side_{side}.py"), json.dumps(job)]
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             process = start(command, cores or self.cores, stdout=out, stderr=errors)
-            watch(process, self.limit if side == "anomalib" else None)
+            watch(process, self.limit if side == "anomalib" and cores is None else None)
             out.seek(0)
             errors.seek(0)
             if process.returncode:
@@ -331,21 +331,22 @@ def fit(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     print_parts(results["blemish"])
 
 
-def prepared(job: Job, sides: Sides, names: Sequence[str] = ("anomalib", "blemish")) -> None:
-    """Let both sides make the models of a row, on the cores of this process: nothing is measured yet."""
+def prepared(job: Job, sides: Sides, names: Sequence[str], *exports: str) -> None:
+    """Let sides make the models of a row, on the cores of this process: nothing is measured yet."""
     for side in names:
-        refused = sides.run(side, {**job, "row": "prepare"}, sorted(os.sched_getaffinity(0))).get("refused")
+        wanted = {**job, "row": "prepare", "exports": exports}
+        refused = sides.run(side, wanted, sorted(os.sched_getaffinity(0))).get("refused")
         if refused:
             print(f"No int8 twin of Blemish's model: {refused}\n")
 
 
 def network(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
-    prepared(job, sides)
+    prepared(job, sides, ["anomalib", "blemish"], "onnx", "openvino", "int8")
     print_graphs(turns.take({side: lambda side=side: sides.run(side, job) for side in sides.pythons}))  # type: ignore[misc]
 
 
 def cold_start(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
-    prepared(job, sides)
+    prepared(job, sides, ["anomalib", "blemish"], "openvino")
     commands = {
         "anomalib": [sides.pythons["anomalib"], str(HERE / "side_anomalib.py"), json.dumps(job)],
         "blemish": [sys.executable, "-m", "blemish", "inspect", job["model"], job["image"]],
@@ -356,7 +357,7 @@ def cold_start(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
 
 def inspect(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
     """The same method on both sides; then Blemish's default method, and its int8 twin."""
-    prepared(job, sides)
+    prepared(job, sides, ["anomalib", "blemish"])
     default = {
         **job,
         "method": "rd",
@@ -364,7 +365,7 @@ def inspect(row: Row, job: Job, sides: Sides, turns: Turns) -> None:
         "model": f"{job['out']}/rd.blemish",
         "int8": f"{job['out']}/rd.int8.blemish",
     }
-    prepared(default, sides, ["blemish"])
+    prepared(default, sides, ["blemish"], "int8")
     runs = {
         "anomalib": lambda: sides.run("anomalib", job),
         "blemish": lambda: sides.run("blemish", job),

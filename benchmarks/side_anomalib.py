@@ -85,7 +85,7 @@ def fit(job: Job) -> Figures:
 
 
 def prepare(job: Job) -> Figures:
-    """Fit on a few images, and write the checkpoint, model.onnx and OpenVINO's files that other rows want."""
+    """Fit on a few images; write the checkpoint, and of the exports what the row wants."""
     from anomalib.engine import Engine
 
     module, images, root = build(job), data(job), Path(job["out"])
@@ -93,9 +93,12 @@ def prepare(job: Job) -> Figures:
     engine.fit(model=module, datamodule=images)
     engine.trainer.save_checkpoint(root / "model.ckpt")
     side = (job["size"], job["size"])
-    engine.export(module, "onnx", root, input_size=side)
-    engine.export(module, "openvino", root, input_size=side)
-    engine.export(module, "openvino", root, "int8", input_size=side, compression_type="int8_ptq", datamodule=images)
+    if "onnx" in job["exports"]:
+        engine.export(module, "onnx", root, input_size=side)
+    if "openvino" in job["exports"]:
+        engine.export(module, "openvino", root, input_size=side)
+    if "int8" in job["exports"]:
+        engine.export(module, "openvino", root, "int8", input_size=side, compression_type="int8_ptq", datamodule=images)
     return {}
 
 

@@ -91,12 +91,14 @@ def fit(job: Job) -> Figures:
 
 
 def prepare(job: Job) -> Figures:
-    """Train on a few images; write the model file and, where its gate lets it through, the int8 twin."""
+    """Train on a few images; write the model file and, if the row wants it and the gate allows it, the int8 twin."""
     from blemish.console import Silent
     from blemish.errors import ExportError
     from blemish.quantisation import quantise
 
     train(job, Silent())
+    if "int8" not in job["exports"]:
+        return {}
     try:
         quantise(job["model"], job["source"], job["int8"], Silent())
     except ExportError as error:

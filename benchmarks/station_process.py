@@ -40,8 +40,8 @@ class Running:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def disk(self) -> dict[str, float]:
-        """What its folder takes, in MB: "database", "images" and "maps"."""
-        places = {"database": "station.db*", "images": "images/**/*", "maps": "maps/**/*"}
+        """What its folder takes, in MB: "database", without the log before it of at most 4 MB, "images" and "maps"."""
+        places = {"database": "station.db", "images": "images/**/*", "maps": "maps/**/*"}
         sizes = {
             kind: sum(path.stat().st_size for path in self.data.glob(place) if path.is_file())
             for kind, place in places.items()
