@@ -457,7 +457,7 @@ def spread(folder: Path, ours: int, theirs: int) -> Job:
         (folder / name).mkdir()
         for number in range(count):
             path = mixed[number % len(mixed)]
-            shutil.copy(path, folder / name / f"{number:05}{path.suffix}")
+            shutil.copy(path, folder / name / f"{name}{number:05}{path.suffix}")
     return {"few": str(folder / "few"), "fewer": str(folder / "fewer"), "many": str(folder / "many")}
 
 
