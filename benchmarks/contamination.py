@@ -37,11 +37,11 @@ from blemish.benchmark.protocols import Protocol, Task, tasks
 from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
-from blemish.methods import Features, GradientStage, MethodConfig, Stage
+from blemish.methods import Features, GradientStage, MethodConfig, PassStage, Stage
 from blemish.methods.cdd import CrossDomainDistillation, corrected
-from blemish.methods.rd import local_distance
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
+from blemish.nn.remainder import Remainder, allowing_distance, distances, local_distance
 from blemish.nn.resampling import resize
 from blemish.suspects import judge
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
@@ -59,6 +59,10 @@ class Variant:
     redrawn : whether the images are dealt into domains anew in every epoch.
     doubted : the share of the places where the teacher is not believed; 1: pseudo-normal features as they are.
     trimmed : where the teacher is not believed nothing is taught.
+    images : the share of images that are doubted, those most suspicious when they were last seen, after half of the
+        steps; `doubted` is then the share of their places. 0: all images are doubted alike.
+    cleaner : the share of images that the domains' students are no longer taught after half of the steps, those most
+        suspicious to the students of other domains.
     """
 
     aggregate: str = "mean"
@@ -67,23 +71,32 @@ class Variant:
     redrawn: bool = False
     doubted: float = 0.1
     trimmed: bool = False
+    images: float = 0
+    cleaner: float = 0
 
 
 VARIANTS = {
     "rd": Variant("teacher"),
     "cdd": Variant(),
     "own left out": Variant(own=False),
-    "own left out, 5 %": Variant(own=False, doubted=0.05),
+    "own left out 5 %": Variant(own=False, doubted=0.05),
     "redrawn": Variant(redrawn=True),
     "K=2": Variant(domains=2),
     "trimmed": Variant(own=False, trimmed=True),
     "trimmed 30 %": Variant(own=False, doubted=0.3, trimmed=True),
     "trimmed by itself": Variant("itself", trimmed=True),
+    "images": Variant(own=False, images=0.25),
+    "images everywhere": Variant(own=False, images=0.25, doubted=1),
+    "images left out": Variant(own=False, images=0.25, doubted=1, trimmed=True),
+    "half left out": Variant(own=False, images=0.5, doubted=1, trimmed=True),
     "everywhere": Variant(own=False, doubted=1),
-    "everywhere, own too": Variant(doubted=1),
-    "everywhere, K=5": Variant(own=False, doubted=1, domains=5),
-    "everywhere, K=5 median": Variant("median", own=False, doubted=1, domains=5),
-    "everywhere, K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
+    "everywhere own too": Variant(doubted=1),
+    "everywhere cleaner": Variant(own=False, doubted=1, cleaner=0.25),
+    "everywhere cleaner half": Variant(own=False, doubted=1, cleaner=0.5),
+    "everywhere K=2": Variant(own=False, doubted=1, domains=2),
+    "everywhere K=5": Variant(own=False, doubted=1, domains=5),
+    "everywhere K=5 median": Variant("median", own=False, doubted=1, domains=5),
+    "everywhere K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
 }
 
 
@@ -97,6 +110,9 @@ class Panel(CrossDomainDistillation):
         super().__init__(config, teacher)
         one = nn.Sequential(self.bottleneck, self.student)
         self.globals = nn.ModuleDict({name: copy.deepcopy(one) for name in self.variants})
+        self.remainders = nn.ModuleDict(
+            {name: Remainder(len(teacher.info.channels)) for name in self.variants if self.remainder is not None}
+        )
         self.calls = 0
 
     def stages(self, images: int) -> Iterator[Stage]:
@@ -108,6 +124,20 @@ class Panel(CrossDomainDistillation):
             else:
                 yield stage
 
+    def unexplained(self) -> Iterator[Stage]:
+        for name, remainder in self.remainders.items():
+
+            def collect(image: Tensor, name: str = name, remainder: nn.Module = remainder) -> None:
+                assert isinstance(remainder, Remainder)
+                pyramid = self.pyramid(image)
+                remainder.add(pyramid, self.globals[name](pyramid))
+
+            def finish(*_: object, remainder: nn.Module = remainder) -> None:
+                assert isinstance(remainder, Remainder)
+                remainder.learn()
+
+            yield PassStage(name, collect, finish)
+
     def losses(self, observed: Features) -> dict[str, Tensor]:
         *pyramid, number = observed
         if next(iter(self.variants.values())).redrawn and self.calls % -(-self.images // self.config.batch_size) == 0:
@@ -118,11 +148,26 @@ class Panel(CrossDomainDistillation):
         normal = self.normal(pyramid, domain)
         losses = {}
         if self.distils_domains:
-            losses["domains"] = self.domains_loss(pyramid, domain)
+            if any(variant.images or variant.cleaner for variant in self.variants.values()):
+                self.look(pyramid, number, domain)
+            believed = ~self.images_doubted(number, next(iter(self.variants.values())).cleaner)
+            losses["domains"] = self.domains_loss([level[believed] for level in pyramid], domain[believed])
         for name, variant in self.variants.items():
             rebuilt = self.globals[name](pyramid)
             targets = pyramid
-            if variant.aggregate in AGGREGATE and variant.doubted == 1:
+            if variant.images:
+                doubted = self.images_doubted(number, variant.images)
+                believed = ~doubted[:, None, None, None]
+                if variant.trimmed:
+                    targets, rebuilt = ([level[~doubted] for level in some] for some in (pyramid, rebuilt))
+                else:
+                    places = [
+                        found & ~believed for found in self.doubts_of_each(pyramid, normal[name], variant.doubted)
+                    ]
+                    targets = corrected(pyramid, normal[name], places)
+                if not len(targets[0]):
+                    continue
+            elif variant.aggregate in AGGREGATE and variant.doubted == 1:
                 targets = normal[name]
             elif variant.aggregate != "teacher":
                 expected = normal.get(name, [level.detach() for level in rebuilt])
@@ -136,6 +181,38 @@ class Panel(CrossDomainDistillation):
                     targets = corrected(pyramid, expected, doubts)
             losses[name] = self.distillation(targets, rebuilt)
         return losses
+
+    @torch.no_grad()
+    def look(self, pyramid: Features, number: Tensor, domain: Tensor) -> None:
+        """Remember how suspicious these images are now, allowing for what the students leave unexplained lately."""
+        normal = self.pseudo_normal(pyramid, domain)
+        if not hasattr(self, "last"):
+            self.last = pyramid[0].new_zeros(self.images)
+            self.lately = torch.zeros(4, len(pyramid), dtype=torch.float64)
+        seen = [
+            torch.stack([(t * t).sum(), (t * n).sum(), (n * n).sum(), t[:, 0].numel() * t.new_ones(())])
+            for t, n in zip(pyramid, normal, strict=True)
+        ]
+        self.lately = 0.9 * self.lately + torch.stack(seen, 1).double()
+        tt, ts, ss, locations = self.lately
+        gaps = [
+            allowing_distance(t, (ts / ss).float()[i] * n, ((tt - ts**2 / ss) / locations).float()[i])
+            for i, (t, n) in enumerate(zip(pyramid, normal, strict=True))
+        ]
+        self.last[number] = self.head(gaps).amax((1, 2))
+
+    def images_doubted(self, number: Tensor, share: float) -> Tensor:
+        """Which of these images are among the most suspicious; none in the first half of the steps."""
+        if not share or self.calls * 2 < (self.config.steps or 0):
+            return torch.zeros(len(number), dtype=torch.bool)
+        return self.last[number] > self.last.quantile(1 - share)
+
+    @torch.no_grad()
+    def doubts_of_each(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
+        """Where the map is highest in each image: that share of its places, B x 1 x h x w for each level."""
+        apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
+        levels = [nn.functional.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
+        return [level >= level.flatten(1).quantile(1 - share, 1)[:, None, None, None] for level in levels]
 
     @property
     def distils_domains(self) -> bool:
@@ -162,10 +239,13 @@ class Panel(CrossDomainDistillation):
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
         """The anomaly map of every variant."""
-        return {
-            name: self.head([local_distance(t, s) for t, s in zip(pyramid, student(pyramid), strict=True)])
-            for name, student in self.globals.items()
-        }
+        found = {}
+        of = dict(self.remainders.items())
+        for name, student in self.globals.items():
+            remainder = of.get(name)
+            assert remainder is None or isinstance(remainder, Remainder)
+            found[name] = self.head(distances(pyramid, student(pyramid), remainder))
+        return found
 
 
 def agreement(rebuilt: Tensor) -> Tensor:
@@ -286,7 +366,7 @@ def main() -> None:
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
-        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn)
+        chosen["rd"] = replace(chosen["rd"], domains=first.domains, redrawn=first.redrawn, cleaner=first.cleaner)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     # The number of threads decides how sums are rounded, and the result with it.
     threads = torch.get_num_threads()
@@ -304,10 +384,10 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool]:
-                return pair[1].domains, pair[1].redrawn
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
+                return pair[1].domains, pair[1].redrawn, pair[1].cleaner
 
-            for (domains, _), some in groupby(sorted(chosen.items(), key=together), together):
+            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
                 panel = type("OnePanel", (Panel,), {"variants": dict(some)})
                 config = panel.Config.model_validate({"domains": domains} | settings)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)

@@ -14,9 +14,9 @@ from blemish.errors import UsageError
 from blemish.images import ImageContract
 from blemish.methods import Features, GradientStage, NamesSuspects, PassStage, find_method
 from blemish.methods.cdd import CrossDomainDistillation, corrected
-from blemish.methods.rd import local_distance
 from blemish.modelfile import open_model_file
 from blemish.nn.preparation import Preparation
+from blemish.nn.remainder import local_distance
 from blemish.training import Trainer, TrainingImages
 from tiny import SIZE, config_for, make_parts, settings_for, teacher
 from tiny import one_thread as one_thread  # applies to this module
@@ -33,7 +33,7 @@ def method(**settings: object) -> CrossDomainDistillation:
 
 def stage_of(one: CrossDomainDistillation, images: int, seed: int = 0) -> GradientStage:
     torch.manual_seed(seed)
-    first, second = one.stages(images)
+    first, second, *_ = one.stages(images)
     assert isinstance(first, PassStage)
     assert isinstance(second, GradientStage)
     return second

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from PIL import Image
 
 from blemish import __version__
 from blemish.cli import main
+from blemish.cli.app import app
+from blemish.cli.data import data
+from blemish.cli.teachers import teachers
 from blemish.images import read
 from tiny import SIZE, defect_mask, make_parts, part
 from tiny import one_thread as one_thread  # applies to this module
@@ -202,20 +207,84 @@ def test_a_reader_that_has_gone_is_no_error(line: Line) -> None:
     assert (process.returncode, said) == (0, "")
 
 
-@pytest.mark.parametrize("verb", ["train", "inspect"])
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (
+            "train",
+            "No model file was written. The training goes on from its last saved state when the same command is given "
+            "again.",
+        ),
+        (
+            "inspect",
+            "Heat maps that were written stay; a report, a CSV file and JSON are only written at the end. The same "
+            "command inspects all images anew.",
+        ),
+        ("evaluate", "Nothing was written. The same command begins anew."),
+    ],
+)
 def test_an_interruption_is_status_130_and_a_sentence(
-    cli: Cli, line: Line, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, line: Line, verb: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blemish.assembly.train", interrupted)
     monkeypatch.setattr("blemish.runtime.graph.OnnxRuntimeGraph.run", interrupted)
-    arguments = [line.model, line.source / "good"] if verb == "inspect" else [line.source, "--out", tmp_path / "m"]
-    ended = cli(verb, *arguments)
+    arguments = {
+        "train": [line.source, "--out", tmp_path / "m"],
+        "inspect": [line.model, line.source / "good"],
+        "evaluate": [line.model, line.source],
+    }
+    ended = cli(verb, *arguments[verb])
     assert (ended.status, ended.out) == (130, "")
-    assert "blemish: interrupted." in ended.err
+    assert ended.err.endswith(f"blemish: interrupted. {said}\n")
     assert "Traceback" not in ended.err
+
+
+def test_every_verb_that_takes_long_says_what_an_interruption_leaves() -> None:
+    quick = {"info", "methods", "layouts", "list", "station-train", "station-score"}
+    commands = [*app.registered_commands, *data.registered_commands, *teachers.registered_commands]
+    for command in commands:
+        assert command.callback
+        name = command.name or command.callback.__name__
+        assert hasattr(command.callback, "__wrapped__") != (name in quick), name
+
+
+def test_inspect_interrupted_leaves_whole_heat_maps_and_nothing_else(line: Line, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(3000):
+        os.link(line.source / "good" / "000.png", many / f"{number:04}.png")
+    table, heat_maps = tmp_path / "table.csv", tmp_path / "maps"
+    options = [line.model, many, "--csv", table, "--heatmaps", heat_maps, "--report", tmp_path / "report.html"]
+    # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import blemish.cli as c; c.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "inspect", *map(str, options)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        while not list(heat_maps.glob("*.png")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+
+    assert process.returncode == 130
+    assert said.endswith(
+        "blemish: interrupted. Heat maps that were written stay; a report, a CSV file and JSON are only written at the "
+        "end. The same command inspects all images anew.\n"
+    )
+    written = list(heat_maps.iterdir())
+    assert 0 < len(written) < 3000
+    for path in written:
+        with Image.open(path) as picture:
+            picture.load()
+    assert not table.exists()
+    assert not (tmp_path / "report.html").exists()
 
 
 # JSON.

@@ -38,11 +38,17 @@ from blemish.runtime import Detector, Verdict
 from blemish.runtime import load as load_detector
 from blemish.runtime.graph import OnnxRuntimeGraph
 from blemish.training import RunFolder, Trainer, TrainingImages, trainer
+from several import Learned, apart, by_one, by_several, started
 from tiny import SIZE, config_for, make_parts, part, settings_for, teacher
 from tiny import one_thread as one_thread  # applies to this module
 
 NOT_RANDOM: frozenset[str] = frozenset({"spade"})
 """Methods that draw nothing at random: every seed gives the same."""
+
+SAME_LOSSES = 0.01
+SAME_MAPS = 0.2
+"""What two processes may differ by from one, a map in parts of how far training took it. Rounding alone does that: with
+`stpm`, other weights by a millionth change the third loss by two thousandths, and that is the worst."""
 
 PREPARATION = Preparation(0, 255, SIZE)
 
@@ -191,6 +197,35 @@ def test_killed_again_and_again_it_ends_with_the_same(
             killed += 1
     assert killed >= 2
     assert save(method.learned_state()) == save(trained.fitted.learned_state())
+
+
+@pytest.fixture(scope="module")
+def together(request: pytest.FixtureRequest, parts: Path) -> dict[str, Learned]:
+    """What two processes learn together of seven images, so that parts are not equal: of each method that is tested."""
+    asked = (getattr(item, "callspec", None) for item in request.session.items)
+    names = {call.params["trained"].name for call in asked if call and "trained" in call.params}
+    return by_several(tuple(sorted(names)), seven(parts), 2)
+
+
+def seven(parts: Path) -> TrainingImages:
+    return TrainingImages(sorted(parts.iterdir())[:7], ImageContract(), PREPARATION)
+
+
+def test_two_processes_learn_what_one_does(
+    trained: Trained, together: dict[str, Learned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = trained.method.name
+    monkeypatch.setattr(trainer, "mixed_precision", lambda _: "32-true")
+    losses, alone = by_one(name, seven(trained.source))
+    losses_of_two, shared = together[name]
+    assert losses_of_two == pytest.approx(losses, rel=SAME_LOSSES)
+    shapes = {key: tensor.shape for key, tensor in alone.learned_state().items()}
+    assert {key: tensor.shape for key, tensor in shared.learned_state().items()} == shapes
+    with torch.inference_mode():
+        before, wanted, got = (method.eval()(batch(3)) for method in (started(name), alone, shared))
+    limit = SAME_MAPS if losses else 1e-4
+    assert apart(got.map, wanted.map, before.map) < limit
+    assert apart(got.score, wanted.score, before.score) < limit
 
 
 def test_it_learns_from_grey_images(trained: Trained, tmp_path: Path) -> None:

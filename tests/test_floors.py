@@ -61,8 +61,11 @@ WITH_TORCH = {
     "extension",
     "benchmark",
 }
-RUNTIME = {"numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2", "markupsafe"}
-"""What may be imported where there is no torch: the package's dependencies (and MarkupSafe, which is Jinja2's)."""
+RUNTIME = {
+    *("numpy", "PIL", "onnxruntime", "openvino", "pydantic", "typer", "rich", "jinja2"),
+    *("markupsafe", "pydantic_core"),
+}
+"""What may be imported where there is no torch: the package's dependencies, and what is Jinja2's and pydantic's own."""
 QUANTISATION = {"onnx"}
 """What may be imported there besides; the extra `train` brings it."""
 STATION = {
@@ -98,7 +101,12 @@ NETWORK = {
 }
 """What the standard library reaches a network with."""
 
-WITH_NETWORK = {"blemish.data.download", "blemish.station.serving", "blemish.station.sinks.webhook"}
+WITH_NETWORK = {
+    "blemish.data.download",
+    "blemish.station.serving",
+    "blemish.station.sinks.webhook",
+    "blemish.station.sources.reaching",
+}
 """One fetches what it is told to; one listens, and connects to nobody; one sends results to where it is told to."""
 
 ONLY_FROM_INSIDE_A_FUNCTION = {"onnxruntime", "openvino", "cv2", "pyarrow"}

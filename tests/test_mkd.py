@@ -112,7 +112,7 @@ def test_what_it_cannot_go_back_through_is_not_plain(layer: nn.Module) -> None:
 
 
 def test_the_cloner_has_the_published_layers() -> None:
-    network, taps = build_cloner(STRIDES, (128, 256, 512, 512), pooled=True)
+    network = build_cloner(STRIDES, (128, 256, 512, 512), pooled=True)
     # 16,16,M, 16,128,M, 16,16,256,M, 16,16,512,M, 16,16,512,M
     wanted = [(3, 16), (16, 16), (16, 16), (16, 128), (128, 16), (16, 16), (16, 256)]
     wanted += [(256, 16), (16, 16), (16, 512), (512, 16), (16, 16), (16, 512)]
@@ -120,8 +120,8 @@ def test_the_cloner_has_the_published_layers() -> None:
     convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     assert [(layer.in_channels, layer.out_channels) for layer in convolutions] == wanted
     assert sum(p.numel() for p in network.parameters()) == sum(9 * i * o + o for i, o in wanted) == 345_280
-    assert all(isinstance(network[tap - 1], nn.MaxPool2d) for tap in taps)
-    assert [tuple(x.shape[1:]) for x in (outputs(network, torch.zeros(1, 3, 64, 64))[tap] for tap in taps)] == [
+    assert all(isinstance(network[tap - 1], nn.MaxPool2d) for tap in network.taps)
+    assert [tuple(x.shape[1:]) for x in network.levels(torch.zeros(1, 3, 64, 64))] == [
         (128, 16, 16),
         (256, 8, 8),
         (512, 4, 4),
@@ -133,9 +133,9 @@ def test_the_cloner_has_the_published_layers() -> None:
 def test_the_cloner_gives_any_levels(strides: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     channels = tuple(5 + i for i in range(len(strides)))
-    network, taps = build_cloner(strides, channels, pooled=False)
+    network = build_cloner(strides, channels, pooled=False)
 
-    levels = [outputs(network, torch.randn(2, 3, 32, 32))[tap] for tap in taps]
+    levels = network.levels(torch.randn(2, 3, 32, 32))
     assert [tuple(level.shape) for level in levels] == [
         (2, c, 32 // s, 32 // s) for s, c in zip(strides, channels, strict=True)
     ]
@@ -252,7 +252,7 @@ def levels_by_hand(method: MultiresolutionDistillation, image: Tensor) -> list[t
     x, cloned = (image - method.teacher.mean) / method.teacher.std, []
     for number, layer in enumerate(method.cloner, 1):
         x = layer(x)
-        if number in method.taps:
+        if number in method.cloner.taps:
             cloned.append(x.clone())
     return list(zip(levels, cloned, strict=True))
 

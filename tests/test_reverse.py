@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from blemish.errors import UsageError
 from blemish.methods.matching import AS_THEY_ARE
-from blemish.methods.rd import RESNETS, ReverseDistillation, image_distance, local_distance
+from blemish.methods.rd import RESNETS, ReverseDistillation, image_distance
 from blemish.modelfile import TeacherInfo
+from blemish.nn.remainder import local_distance
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
 
@@ -218,6 +219,8 @@ def test_a_resnet_teacher_gets_the_published_student(backbone: str) -> None:
     count = parameters(student.bottleneck) + parameters(student.student)
     assert count == bottleneck_parameters("resnet18") + decoder_parameters("resnet18")
     assert student.standardise is None
+    assert student.remainder is None, "the map is the paper's"
+    assert [stage.name for stage in student.stages(4)] == ["distil"]
 
 
 def test_the_teachers_with_published_students_are_taken_as_they_are() -> None:
@@ -228,6 +231,7 @@ def test_any_other_teacher_gets_a_student_of_its_own_widths_and_is_standardised(
     student = method("mobile", (4, 6, 8))
 
     assert student.standardise is not None
+    assert [stage.name for stage in student.stages(4)] == ["channel statistics", "distil", "what the student leaves"]
     assert student.shape.signed
     images = torch.rand(3, 3, 64, 64)
     for level in (0, 1, 2):

@@ -117,6 +117,27 @@ def test_openvino_reaches_for_no_network_and_no_torch(model: Path) -> None:
     assert ran.stdout.strip() == "[] False"
 
 
+def test_onnxruntime_keeps_no_identifier_and_reports_nothing(model: Path, tmp_path: Path) -> None:
+    """Its official builds would, from their start on; what they want to send waits in a file beside the identifier."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+
+    def left_by(name: str, code: str) -> list[Path]:
+        home = tmp_path / name
+        home.mkdir()
+        own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment | own, stdout=subprocess.DEVNULL)
+        return sorted(home.rglob("*"))
+
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(open_model_file(model).graph)
+    alone = f"import onnxruntime; onnxruntime.InferenceSession({str(graph)!r}, providers=['CPUExecutionProvider'])"
+    if not left_by("alone", alone):
+        pytest.skip("this build of ONNX Runtime reports nothing by itself")
+
+    through = f"import blemish, numpy; blemish.load({str(model)!r}).inspect(numpy.zeros((72, 80, 3), 'uint8'))"
+    assert left_by("through", through) == []
+
+
 @pytest.mark.parametrize("runtime", installed_runtimes())
 def test_a_graph_that_a_runtime_refuses_is_a_model_file_error(runtime: RuntimeName) -> None:
     node = onnx.helper.make_node("NoSuchOperator", ["image"], ["score"])

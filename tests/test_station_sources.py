@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from blemish.station.configuration import make_settings, parse_configuration
 from blemish.station.connections import CameraSource, FolderSource
 from blemish.station.errors import Code, StationError, database_unavailable
 from blemish.station.inspections import Filter
-from blemish.station.sources import base, folder
+from blemish.station.sources import base, folder, reaching
 from blemish.station.sources.folder import Folder
 from blemish.station.station import Station
 from blemish.station.tables import TakenFile
@@ -489,6 +491,72 @@ def test_a_camera_that_wants_a_password_gets_it_and_nobody_else_does(
     assert "geheim" not in line.client.get("/api/v1/sources").text
 
 
+def test_a_camera_that_cannot_be_reached_says_which_and_what_to_do_until_it_can(start: Callable[..., Line]) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
+    port = free_port()
+    line = start(looking_at(port, url=f"rtsp://127.0.0.1:{port}/live", trigger=True))
+
+    problem = until(lambda: line.source()["problem"], "it is said what is wrong")
+
+    assert problem == (
+        f"127.0.0.1:{port} cannot be reached: Connection refused. "
+        "See that the camera is switched on, and that address and port are right"
+    )
+    # Whoever asks for a frame is told the same.
+    refused = line.client.post("/api/v1/sources/top/trigger")
+    assert (refused.status_code, refused.json()["todo"]) == (503, problem)
+    jpeg = cv2.imencode(".jpg", np.full((96, 128, 3), GREY, np.uint8))[1].tobytes()
+    server = RtspCamera(port, lambda: jpeg, 128, 96)
+    until(lambda: line.source()["connected"], "it is there now")
+    assert line.source()["problem"] is None
+    server.close()
+
+
+def test_a_camera_that_answers_without_pictures_says_so(
+    start: Callable[..., Line], camera: Callable[..., MjpegServer], tmp_path: Path
+) -> None:
+    camera(port := free_port(), login="Basic b3A6Z2VoZWlt")
+    (tmp_path / "password").write_text("verraten\n")
+    line = start(looking_at(port, trigger=True, user="op", password_file=tmp_path / "password"))
+
+    problem = until(lambda: line.source()["problem"], "it is said what is wrong")
+
+    assert problem.startswith(f"127.0.0.1:{port} answers, but gives no pictures at http://127.0.0.1:{port}/stream. ")
+    assert "user and password" in problem
+    assert "verraten" not in problem
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files below /dev on Linux only")
+def test_a_camera_of_the_machine_that_is_missing_locked_or_busy_says_so(
+    start: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
+    monkeypatch.setattr(reaching, "DEVICES", tmp_path)
+    device = CameraSource(name="top", kind="camera", device=87, trigger=True)
+    assert reaching.why_not(device).endswith("There is none: connect it")
+    (tmp_path / "video2").touch()
+    line = start(device)
+
+    problem = until(lambda: line.source()["problem"], "it is said what is wrong")
+
+    assert problem == (
+        f"{tmp_path}/video87 does not exist, so there is no camera with the number 87. "
+        f"There are {tmp_path}/video2: name one by its number, or connect it"
+    )
+    (tmp_path / "video87").touch()
+    assert "another program uses it, or it is no camera" in reaching.why_not(device)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert reaching.why_not(device).startswith(f"the user of the station may not open {tmp_path}/video87. ")
+
+
+def test_a_film_that_is_missing_or_none_says_so(tmp_path: Path) -> None:
+    film = tmp_path / "film.avi"
+    missing = CameraSource(name="film", kind="camera", url=film.as_uri(), trigger=True)
+    assert reaching.why_not(missing) == f"the file {film} does not exist. Name another"
+    film.write_text("no film")
+    assert reaching.why_not(missing) == f"the file {film} holds no film that can be read. Name another"
+
+
 def test_a_film_is_played_as_a_camera(start: Callable[..., Line], tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
     film = tmp_path / "film.avi"
@@ -566,10 +634,32 @@ def test_paths_of_a_configuration_count_from_its_folder() -> None:
     assert found.sinks[0].path == Path("/etc/blemish/../y")  # type: ignore[union-attr]
 
 
-def test_the_example_is_a_configuration() -> None:
-    example = Path(__file__).parent.parent / "deploy" / "station.yaml"
+EXAMPLE = Path(__file__).parent.parent / "deploy" / "station.yaml"
 
-    found = make_settings(parse_configuration(example.read_text("utf-8"), example), example.parent)
+
+def test_the_example_is_a_configuration() -> None:
+    found = make_settings(parse_configuration(EXAMPLE.read_text("utf-8"), EXAMPLE), EXAMPLE.parent)
 
     assert {source.kind for source in found.sources} == {"folder", "camera"}
     assert {sink.kind for sink in found.sinks} == {"webhook", "mqtt", "csv"}
+    assert found.pictures is None
+
+
+def test_the_example_with_all_that_it_leaves_out_is_a_configuration_and_names_every_key() -> None:
+    text = re.sub(r"^( *)# (\w+: )", r"\1\2", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+    # The package for s3:// may be missing here; which store it is makes no difference to the file.
+    values = parse_configuration(text.replace("s3://", "memory://"), EXAMPLE)
+
+    found = make_settings(values, EXAMPLE.parent)
+
+    assert found.pictures == "memory://BUCKET/line-1"
+    assert found.retention.max_bytes == 500_000_000_000
+    # These four are for tests, and for machines that nobody has met yet.
+    assert set(values) == set(type(found).model_fields) - {
+        "body_seconds",
+        "notice_seconds",
+        "scan_seconds",
+        "sweep_seconds",
+    }
+    for section in ("retention", "drift"):
+        assert set(values[section]) == set(type(getattr(found, section)).model_fields)

@@ -28,6 +28,7 @@ from blemish.station.tables import (
     Account,
     Activation,
     AuditEntry,
+    ConnectionRow,
     DriftDay,
     DriftState,
     Idempotency,
@@ -129,6 +130,16 @@ def fill(store: Store) -> None:
                     cause="warmth",
                 ),
                 DriftDay(station="line-1", model="cap", version=1, day="2026-03-01", summary={"images": 3}, value=0.7),
+                ConnectionRow(
+                    station="line-1",
+                    direction="sink",
+                    name="table",
+                    options={"kind": "csv", "path": "/srv/灰尘.csv"},
+                    secret=None,
+                    paused=True,
+                    added=NOON,
+                    by="lena",
+                ),
                 SignIn(account_id=account.id, sha256="4" * 64, expires=NOON),
                 Token(name="camera", role="machine", sha256="5" * 64, added=NOON, by="lena"),
                 AuditEntry(time=NOON, station="line-1", by="lena", action="review", subject="1", detail={"a": 1}),
@@ -146,6 +157,9 @@ def fill(store: Store) -> None:
                     ended=NOON,
                     stage="distilling",
                     progress=0.25,
+                    note="12/40, loss 0.5",
+                    chosen="padim",
+                    why="12 images are few",
                     problem="no room",
                     version=2,
                 ),
@@ -180,6 +194,7 @@ FILLED = {
     "taken_file": 1,
     "drift_state": 1,
     "drift_day": 1,
+    "connection": 1,
 }
 ADDED = {
     "0002": ("account", "sign_in", "token", "audit"),
@@ -187,9 +202,11 @@ ADDED = {
     "0004_keys": ("idempotency",),
     "0005": ("rates",),
     "0006_flow_and_drift": ("outbox", "taken_file", "drift_state", "drift_day"),
+    "0007_connections": ("connection",),
+    "0008_training_steps": (),
 }
 """Which tables came with which revision after the first."""
-FLOW_AND_DRIFT = ADDED["0006_flow_and_drift"]
+FLOW_AND_DRIFT = ADDED["0006_flow_and_drift"] + ADDED["0007_connections"]
 
 
 @pytest.fixture(scope="module")

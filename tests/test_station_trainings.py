@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +15,14 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine
 
+from blemish import admission, assembly, choice
 from blemish.station import trainings
 from blemish.station.app import make_app
 from blemish.station.errors import STATUS, Code, StationError, database_unavailable
 from blemish.station.inspections import Filter, audit_bound
 from blemish.station.settings import Settings
 from blemish.station.station import Station
-from blemish.station.trainings import confined
+from blemish.station.trainings import confined, phase_of
 from stations import NG, OK, StationProcess, document, make_model, part, settings, until
 from tiny import make_parts
 
@@ -34,7 +37,10 @@ def say(**fields):
 out = pathlib.Path(order["out"])
 state = out.with_suffix(".state")
 say(kind="say", text=" ".join(sorted(os.listdir(order["source"]))))
-say(kind="progress", stage="learning", done=0.5, note="loss 1")
+if order["method"] == "auto":
+    say(kind="say", text="Method padim: 12 images are few.")
+    order["method"] = "waits"
+say(kind="progress", stage="distil", done=0.5, note="5/10, loss 1")
 if order["method"] == "refuses":
     say(kind="failed", text="there is nothing to learn here")
     sys.exit(2)
@@ -161,7 +167,7 @@ def test_a_training_that_fails_says_why_and_can_be_tried_again(line: Station, cl
 def test_cancelling_ends_what_runs_and_what_waits_for_good(line: Station, client: TestClient) -> None:
     first, second = ask(client, "waits")["id"], ask(client, "learns")["id"]
     until(lambda: line.trainings.get(first).progress == 0.5, "the first is half done")
-    assert document(client.get(f"/api/v1/trainings/{first}"))["stage"] == "learning loss 1"
+    assert document(client.get(f"/api/v1/trainings/{first}"))["stage"] == "distil"
 
     for number in (second, first):
         assert document(client.post(f"/api/v1/trainings/{number}/cancel"))["state"] == "cancelled"
@@ -176,6 +182,38 @@ def test_cancelling_ends_what_runs_and_what_waits_for_good(line: Station, client
     assert document(client.get(f"/api/v1/trainings?before={listed['next']}"))["trainings"][0]["id"] == first
     # The next one finds the way free.
     reaches(client, ask(client, "learns")["id"], "done")
+
+
+def test_it_is_told_what_a_training_is_at_and_which_method_the_images_asked_for(
+    line: Station, client: TestClient
+) -> None:
+    number = ask(client, "auto")["id"]
+    until(lambda: line.trainings.get(number).progress == 0.5, "it is half done")
+
+    shown = document(client.get(f"/api/v1/trainings/{number}"))
+
+    assert (shown["phase"], shown["stage"], shown["note"]) == ("learning", "distil", "5/10, loss 1")
+    assert (shown["method"], shown["chosen"], shown["why"]) == ("auto", "padim", "12 images are few")
+    for language, words in (("en", ("distil 5/10, loss 1", "learning")), ("zh", ("distil 5/10, loss 1", "学习"))):
+        for path in ("/trainings/board", f"/trainings/{number}/board"):
+            page = client.get(path, headers={"cookie": f"blemish_language={language}"}).text
+            assert all(word in page for word in (*words, "padim", "12 images are few")), page
+    client.post(f"/api/v1/trainings/{number}/cancel")
+
+
+def test_what_a_training_is_at_goes_by_the_names_that_training_gives_it() -> None:
+    sources = [inspect.getsource(module) for module in (admission, choice, assembly)]
+
+    said = {name for source in sources for name in re.findall(r'progress\(\s*"([^"]+)"', source)}
+
+    assert said == trainings.PHASES.keys()
+    assert {phase_of(name) for name in (*said, "", "distil", "distil: teacher")} == {
+        *trainings.PHASES.values(),
+        *("starting", "learning", "teacher"),
+    }
+    found = trainings.CHOSEN.fullmatch(str(choice.Choice("rd+multi", "one product, and 0 of 9 images far (z > 5.0)")))
+    assert found is not None
+    assert found.groups() == ("rd+multi", "one product, and 0 of 9 images far (z > 5.0)")
 
 
 def test_a_stop_interrupts_and_the_next_station_goes_on_from_the_state(line: Station, client: TestClient) -> None:

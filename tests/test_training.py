@@ -679,7 +679,8 @@ def test_interrupted_and_killed_it_ends_with_the_same_file(tmp_path: Path) -> No
     assert first.returncode == 130
     assert printed == ""
     assert said.endswith(
-        "blemish: interrupted. A training or a download goes on where it was when the same command is given again.\n"
+        "blemish: interrupted. No model file was written. "
+        "The training goes on from its last saved state when the same command is given again.\n"
     )
     assert "Traceback" not in said
 

@@ -128,6 +128,43 @@ def shoot_drift(page: Page, url: str, _: Station) -> None:
     keep(page, "drift")
 
 
+def shoot_connections(page: Page, url: str, station: Station, images: Path) -> None:
+    """A folder and a file that work, a camera and a webhook that do not answer, and a form with a mistake in it."""
+    station.start()
+    with tempfile.TemporaryDirectory(prefix="line-1-") as folder:
+        parts = Path(folder, "parts")
+        parts.mkdir()
+        for number, path in enumerate(sorted((images / "test" / "good").iterdir())[:5]):
+            shutil.copy(path, parts / f"{number}{path.suffix}")
+        nobody = "127.0.0.1:1"
+        for direction, wanted in (
+            ("sinks", {"kind": "csv", "name": "table", "path": f"{folder}/results/{{date}}.csv"}),
+            ("sinks", {"kind": "webhook", "name": "mes", "url": f"http://{nobody}/in", "secret": "whsec_" + 40 * "A"}),
+            ("sources", {"kind": "folder", "name": "tray", "path": str(parts), "settle_seconds": 0.1}),
+            (
+                "sources",
+                {"kind": "camera", "name": "camera-top", "url": f"rtsp://{nobody}/stream1", "every_seconds": 2},
+            ),
+        ):
+            answer = page.request.post(f"{url}/api/v1/{direction}", data=wanted)
+            if not answer.ok:
+                raise RuntimeError(answer.text())
+        while station.senders.states()[0].delivered < 5 or not station.senders.states()[1].problem:
+            time.sleep(0.2)
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({**SIZE, "height": 900})
+        page.goto(f"{url}/connections", wait_until="networkidle")
+        keep(page, "connections")
+        page.goto(f"{url}/connections/sink", wait_until="networkidle")
+        page.locator("#kind").select_option("mqtt")
+        page.locator("#name").fill("plant")
+        page.locator("#host").fill("127.0.0.1")
+        page.locator("#port").fill("1")
+        page.locator("#try").click()
+        page.locator("#host-problem").wait_for()
+        keep(page, "connection")
+
+
 @contextmanager
 def served(demo: Path, **settings: Any) -> Iterator[tuple[Station, str]]:
     """A station with the model of the demo, and its address."""
@@ -158,6 +195,8 @@ def main(demo: Path) -> None:
         with served(demo, drift=Drift(reference=50)) as (station, url):
             fade(station, demo / "gears")
             shoot_drift(page, url, station)
+        with served(demo) as (station, url):
+            shoot_connections(page, url, station, demo / "gears")
         browser.close()
 
 

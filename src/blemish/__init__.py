@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from blemish.runtime import Detector, Inspection, Region, Verdict, load
 
 __version__ = "0.1.0"
+
+# Official builds of ONNX Runtime report to their maker what they run, and keep an identifier of the machine below
+# ~/.cache, unless told otherwise before they start. Blemish reports nothing to anyone; set it to 0 to have it back.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "BlemishError",

@@ -76,6 +76,7 @@ def train(
     value_range: tuple[float, float] | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
     weights: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Detector:
@@ -105,6 +106,8 @@ def train(
     depth, value_range : the image contract: what the files hold and which range of values maps onto [0, 1].
     seed : of every random draw; the same seed on the same machine gives the same file.
     device : "auto", "cpu" or "cuda".
+    devices : how many of them share the training, a process each; on the CPU, how many processes. The result is that of
+        one, but for rounding.
     weights : a folder of teachers' weights; default BLEMISH_WEIGHTS.
     listener : told what happens, such as the one that `blemish.console.console()` gives; None keeps quiet.
 
@@ -123,7 +126,7 @@ def train(
         raise UsageError(
             "it helps to choose a method, and one is given", where="--contaminated", todo="Give one of both"
         )
-    trainer_device = Trainer(device, seed, None, listener.progress)
+    trainer_device = Trainer(device, seed, None, listener.progress, devices)
     base = base_contract(depth, value_range)
 
     def look() -> tuple[Dataset, list[Admitted], list[LeftOutImage], ImageContract]:
@@ -156,7 +159,7 @@ def train(
         listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
     images = training_images(admitted, contract, Preparation(contract.low, contract.high, config.image_size))
-    Trainer(device, seed, folder, listener.progress).fit(trained, images(plan.train))
+    Trainer(device, seed, folder, listener.progress, devices).fit(trained, images(plan.train))
     looked_at = [*plan.train, *(i for i in plan.calibration if i not in set(plan.train))]
     names = [admitted[i].name for i in looked_at]
     suspicion = suspect(trained, images(looked_at), names, listener) if isinstance(trained, NamesSuspects) else None
@@ -232,10 +235,12 @@ def deliver(
     """
     preparation = Preparation(contract.low, contract.high, config.image_size)
     listener.say("Exporting the graph and checking it against torch.")
+    listener.progress("exporting", 0.0)
     content = export_graph(trained, preparation, contract)
     graph = OnnxRuntimeGraph(content)
     some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
     parity = check_parity(graph, trained, preparation, some)
+    listener.progress("exporting", 1.0)
 
     if plan.kind == "split":
         scores, maxima = score_through_graph(graph, [admitted[i] for i in plan.calibration], contract, listener)

@@ -89,10 +89,86 @@ def export_graph(method: Method, preparation: Preparation, contract: ImageContra
         )
     model = onnx.load_from_string(traced.getvalue())
     model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(contract.depth))
+    fold_padding(model)
     _forget_origin(model)
     _describe(model, method, contract)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def fold_padding(model: onnx.ModelProto) -> None:
+    """Let convolutions pad by themselves where a Pad before them adds the same zeros to every image.
+
+    Networks that came from TensorFlow pad by what the size of their input asks for. The network's input always has one
+    size, but the graph works it out for each image; and between a Pad and a convolution, a runtime rearranges all
+    features. (A fifth of the time of EfficientNet-Lite0.)
+
+    Parameters
+    ----------
+    model : with the input "image", B x H x W x 3, all but the last free; changed in place.
+    """
+    graph = model.graph
+    users: dict[str, list[onnx.NodeProto | onnx.ValueInfoProto]] = {each.name: [each] for each in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    pads = [
+        node
+        for node in graph.node
+        if node.op_type == "Pad" and [getattr(user, "op_type", "") for user in users[node.output[0]]] == ["Conv"]
+    ]
+    values = _at_every_size(model, [name for pad in pads for name in pad.input[1:3]])
+    for pad in pads:
+        (convolution,) = users[pad.output[0]]
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in convolution.attribute}
+        amounts, *more = (values.get(name) if name else np.zeros(1) for name in pad.input[1:])
+        mode = next((onnx.helper.get_attribute_value(each) for each in pad.attribute if each.name == "mode"), b"")
+        if mode not in (b"", b"constant") or amounts is None or len(amounts) != 8:
+            continue
+        # A value, and axes where the amounts are not for all.
+        if len(more) > 1 or any(value is None or np.any(value) for value in more):
+            continue
+        begin, end = amounts.reshape(2, 4)
+        by_itself = attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+        if not by_itself or np.any(amounts < 0) or np.any(begin[:2]) or np.any(end[:2]):
+            continue
+        together = np.array(attributes.get("pads", [0, 0, 0, 0])) + np.concatenate([begin[2:], end[2:]])
+        kept = [each for each in convolution.attribute if each.name != "pads"]
+        del convolution.attribute[:]
+        convolution.attribute.extend([*kept, onnx.helper.make_attribute("pads", together.tolist())])
+        convolution.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    _drop_unused(graph)
+
+
+def _at_every_size(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The values in a graph that are the same for images of any size, of those that are named."""
+    import onnxruntime
+
+    names = [*dict.fromkeys(name for name in names if name)]
+    if not names:
+        return {}
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    del asked.graph.output[:]
+    asked.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session = onnxruntime.InferenceSession(asked.SerializeToString(), providers=["CPUExecutionProvider"])
+    kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    one, other = (session.run(names, {"image": np.zeros(shape, kind)}) for shape in [(1, 97, 101, 3), (2, 60, 45, 3)])
+    return {name: a for name, a, b in zip(names, one, other, strict=True) if np.array_equal(a, b)}
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the nodes and constants from which nothing leads to an output."""
+    needed = {each.name for each in graph.output}
+    for node in reversed([*graph.node]):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed.update(node.input)
+    for constant in [*graph.initializer]:
+        if constant.name not in needed:
+            graph.initializer.remove(constant)
 
 
 def check_parity(graph: Graph, method: Method, preparation: Preparation, images: Sequence[NDArray[Any]]) -> Parity:

@@ -18,11 +18,7 @@ def main() -> None:
     except SystemExit as end:
         # Typer ends Ctrl-C with this status and without a word.
         if end.code == 130:
-            print(
-                "blemish: interrupted. "
-                "A training or a download goes on where it was when the same command is given again.",
-                file=sys.stderr,
-            )
+            print("blemish: interrupted.", file=sys.stderr)
         # The reader of a pipe has gone (`blemish inspect ... | head`): nothing is wrong, though Typer says 1.
         if isinstance(end.__context__, BrokenPipeError):
             sys.exit(0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.cli.train import Device, Preset, parse_settings
 from blemish.errors import UsageError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from blemish.data import Dataset
 
 
+@when_interrupted("What was finished stays in --out, and the same command goes on from there")
 def benchmark(
     dataset: Annotated[list[Path], typer.Option("--dataset", help="A dataset, or a folder of categories; repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder for results; the same folder again goes on where it was.")],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish.cli.inspect import make_folder
+from blemish.cli.interruptions import when_interrupted
 from blemish.cli.train import Depth
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SHOWN = 5
 """Cases printed of one finding."""
 
 
+@when_interrupted("Nothing was written. The same command begins anew")
 def check(
     source: Annotated[
         Path, typer.Argument(help="Folder or csv file with images; also a folder of several categories.")

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import DataError, UsageError
 
 
+@when_interrupted("What was downloaded stays, and the same command goes on from there; nothing is left half unpacked")
 def get(
     name: Annotated[str, typer.Argument(help="A dataset that Blemish knows.")],
     out: Annotated[Path | None, typer.Option(help="Folder to unpack it into: new, or empty. \\[default: NAME]")] = None,

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 
+
+@when_interrupted(
+    "Images that are complete and the saved state of the training stay, and the same command goes on from there"
+)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the made-up product line and of the training.")] = 0,

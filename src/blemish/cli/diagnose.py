@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
+
 if TYPE_CHECKING:
     from blemish.diagnosis import Diagnosis
 
 
+@when_interrupted("Nothing was written. The same command begins anew")
 def diagnose(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     source: Annotated[

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish.cli.inspect import Runtime, checked_runtime
+from blemish.cli.interruptions import when_interrupted
 
 if TYPE_CHECKING:
     from blemish.evaluation import Evaluation, Share
 
 
+@when_interrupted("Nothing was written. The same command begins anew")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     source: Annotated[Path, typer.Argument(help="Folder or csv file with labelled test images.")],

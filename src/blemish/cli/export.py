@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import UsageError
 
 
+@when_interrupted("Nothing was written. The same command begins anew")
 def export(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     calibrate: Annotated[Path, typer.Option(help="Folder of the images that it was trained and calibrated with.")],

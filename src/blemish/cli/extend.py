@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.cli.train import Device
 
 
+@when_interrupted("Nothing was written. The same command begins anew")
 def extend(
     model: Annotated[Path, typer.Argument(help="A model file of method patchcore.")],
     source: Annotated[Path, typer.Argument(help="Folder or csv file with more images of good parts.")],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.cores import usable_cores
 from blemish.errors import DataError, UsageError
 
@@ -31,6 +32,10 @@ BEHIND = 8
 COLOURS = {"OK": "green", "REVIEW": "yellow", "NG": "red", "REJECTED": "magenta"}
 
 
+@when_interrupted(
+    "Heat maps that were written stay; a report, a CSV file and JSON are only written at the end. The "
+    "same command inspects all images anew"
+)
 def inspect(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli.inspect import checked_runtime
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Name = Annotated[
 DATA = Path("station-data")
 
 
+@when_interrupted("What was answered is stored. The same command starts the station again")
 def station(
     models: Annotated[
         Path | None, typer.Option(help="Folder of model files; new ones are taken in while it runs.")
@@ -64,6 +66,13 @@ def station(
     training_folder: Annotated[
         list[Path] | None,
         typer.Option(help="Folder below which admins may train on images; repeatable. Without it, none."),
+    ] = None,
+    connection_folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder in which admins may have folders watched and CSV files written; repeatable. "
+            "Without it, wherever the station may."
+        ),
     ] = None,
     training_threads: Annotated[
         int | None, typer.Option(help="Threads of a training; default is half of the cores.", min=1)
@@ -116,6 +125,7 @@ def station(
         threads=threads,
         runtime=None if runtime is None else checked_runtime(runtime),
         training_folders=tuple(path.absolute() for path in training_folder) if training_folder else None,
+        connection_folders=tuple(path.absolute() for path in connection_folder) if connection_folder else None,
         training_threads=training_threads,
         audit_share=audit_share,
         max_body_bytes=None if max_body is None else max_body * MEBIBYTE,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.cli.listings import Json, show
 from blemish.cli.train import Device, Preset, parse_settings
 
@@ -41,6 +42,7 @@ def list_teachers(context: typer.Context, weights: Weights = None, as_json: Json
 
 
 @teachers.command()
+@when_interrupted("The distillation goes on from its last saved state when the same command is given again")
 def distill(
     images: Annotated[Path, typer.Option(help="Folder of images to learn on; thousands, of many things, are best.")],
     out: Annotated[Path, typer.Option(help="The file to write, NAME.safetensors.")],

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blemish.cli.interruptions import when_interrupted
 from blemish.errors import UsageError
 
 
@@ -36,6 +37,9 @@ class Depth(StrEnum):
     FLOAT32 = "float32"
 
 
+@when_interrupted(
+    "No model file was written. The training goes on from its last saved state when the same command is given again"
+)
 def train(
     source: Annotated[Path, typer.Argument(help="Folder or csv file with images of good parts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write, NAME.blemish.")],
@@ -81,6 +85,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same file. \\[default: 0]")] = None,
     device: Annotated[Device | None, typer.Option(help="Where to train. \\[default: auto]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs that share the training, or processes on the CPU. \\[default: 1]")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of teachers' weights. \\[default: BLEMISH_WEIGHTS]")
     ] = None,
@@ -106,6 +113,7 @@ def train(
         "value_range": range_,
         "seed": seed,
         "device": device,
+        "devices": devices,
         "weights": weights,
     }
     options = read_config(config, given) if config else {}

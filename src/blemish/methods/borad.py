@@ -111,7 +111,7 @@ class BootstrappedRepresentations(ReverseDistillation):
         return super().embed(project(self.projectors, pyramid))
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Distil and align; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
+        """Distil and align; for other teachers than ResNets what `rd` learns before and after it."""
         yield from self.statistics()
         steps = self.config.steps or self.config.epochs * -(-images // self.config.batch_size)
         device = self.teacher.mean.device
@@ -144,6 +144,7 @@ class BootstrappedRepresentations(ReverseDistillation):
             batch_size=self.config.batch_size,
         )
         del self.alignment, self.momentum
+        yield from self.unexplained()
 
     def losses(self, pyramid: Features) -> dict[str, Tensor]:
         """L_cos against the unmasked pyramid, L_s and L_g."""

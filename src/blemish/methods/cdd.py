@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -11,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
-from blemish.methods.base import AnomalyMap, Features, Stage, register
-from blemish.methods.rd import ReverseDistillation, local_distance
+from blemish.methods.base import AnomalyMap, Features, PassStage, Stage, register
+from blemish.methods.rd import ReverseDistillation
+from blemish.nn.remainder import Remainder, distances, local_distance
 from blemish.nn.reverse import Bottleneck, Decoder, initialise
 from blemish.teachers import FeaturePyramid
 
@@ -55,7 +57,7 @@ class CrossDomainDistillation(ReverseDistillation):
     config: Config
     domain: Tensor
     fast: ClassVar = {"steps": 300}
-    only_for_training: ClassVar = ("students.", "domain")
+    only_for_training: ClassVar = ("students.", "domain", "others_remainder.")
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
@@ -64,6 +66,7 @@ class CrossDomainDistillation(ReverseDistillation):
             nn.Sequential(Bottleneck(channels, shape), Decoder(channels, shape)) for _ in range(config.domains)
         )
         initialise(self.students)
+        self.others_remainder = None if self.remainder is None else Remainder(len(channels))
         # Of every training image, known once their number is.
         self.register_buffer("domain", torch.zeros(1, dtype=torch.int64))
 
@@ -83,6 +86,16 @@ class CrossDomainDistillation(ReverseDistillation):
         yield from self.statistics()
         self.domain = torch.randperm(images).to(self.domain.device) % self.config.domains
         yield self.distil([self.bottleneck, self.student, self.students], images, known=(self.domain,))
+        yield from self.unexplained()
+        if (remainder := self.others_remainder) is not None:
+            numbers = itertools.count()
+
+            def collect(image: Tensor) -> None:
+                pyramid = self.pyramid(image)
+                domain = self.domain[list(itertools.islice(numbers, len(image)))]
+                remainder.add(pyramid, self.pseudo_normal(pyramid, domain))
+
+            yield PassStage("what the domains' students leave", collect, lambda *_: remainder.learn())
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the teacher's pyramid and each image's domain: the domains' students' loss and the global one's."""
@@ -126,14 +139,9 @@ class CrossDomainDistillation(ReverseDistillation):
     def doubts(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
         """Where the map of the two is highest: that share of the places of a batch, B x 1 x h x w for each level."""
         with torch.autocast(pyramid[0].device.type, enabled=False):
-            apart = self.map_of(pyramid, normal)[:, None]
+            apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
         levels = [F.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
         return [level >= level.quantile(1 - share) for level in levels]
-
-    def map_of(self, pyramid: Features, normal: Features) -> Tensor:
-        """How far the two are apart, measured as `forward` measures teacher and student: B x size x size."""
-        apart: Tensor = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])
-        return apart
 
     def suspicion(self, image: Tensor, number: Tensor) -> AnomalyMap:
         """How far what the teacher sees in an image is from its pseudo-normal features, as `forward` measures it.
@@ -144,4 +152,5 @@ class CrossDomainDistillation(ReverseDistillation):
         pyramid = self.pyramid(image)
         seen = number < len(self.domain)
         domain = torch.where(seen, self.domain[number.where(seen, 0)], number % self.config.domains)
-        return AnomalyMap.with_max_score(self.map_of(pyramid, self.pseudo_normal(pyramid, domain)))
+        normal = self.pseudo_normal(pyramid, domain)
+        return AnomalyMap.with_max_score(self.head(distances(pyramid, normal, self.others_remainder)))

@@ -56,9 +56,22 @@ def opening(anomaly_map: Tensor, size: int) -> Tensor:
     return opened
 
 
-def build_cloner(
-    strides: tuple[int, ...], channels: tuple[int, ...], *, pooled: bool
-) -> tuple[nn.Sequential, list[int]]:
+class Cloner(nn.Sequential):
+    """Layers, of which those before `taps` give what the teacher's levels are."""
+
+    by_rows: ClassVar = ("levels",)
+
+    def __init__(self, layers: list[nn.Module], taps: list[int]) -> None:
+        super().__init__(*layers)
+        self.taps = taps
+
+    def levels(self, x: Tensor) -> Features:
+        """B x 3 x S x S -> B x C x S/stride x S/stride per level."""
+        through = outputs(self.children(), x)
+        return [through[tap] for tap in self.taps]
+
+
+def build_cloner(strides: tuple[int, ...], channels: tuple[int, ...], *, pooled: bool) -> Cloner:
     """VGG16's layers with few channels, but for the layers that give what the teacher's levels are.
 
     Parameters
@@ -66,10 +79,6 @@ def build_cloner(
     strides, channels : of the teacher's levels.
     pooled : whether a level is what the pooling after it gives, as in the paper; else it is the convolution's output,
         which may be negative as the features of most networks may.
-
-    Returns
-    -------
-    The network, and for each level after how many layers it comes.
     """
     width_at = dict(zip(strides, channels, strict=True))
     layers: list[nn.Module] = []
@@ -85,7 +94,7 @@ def build_cloner(
         if stride in width_at:
             taps.append(len(layers) - (0 if pooled else 2))
         stride *= 2
-    return nn.Sequential(*layers[: taps[-1]]), taps
+    return Cloner(layers[: taps[-1]], taps)
 
 
 @register("mkd", "Multiresolution knowledge distillation (Salehi et al., CVPR 2021, arXiv 2011.11108)")
@@ -134,7 +143,7 @@ class MultiresolutionDistillation(FeatureMatching):
         self.teacher_layers = (*layers, nn.MaxPool2d(2)) if self.published else ()
         poolings = [i + 1 for i, layer in enumerate(self.teacher_layers) if isinstance(layer, nn.MaxPool2d)]
         self.teacher_taps = [poolings[stride.bit_length() - 1] for stride in config.strides if self.published]
-        self.cloner, self.taps = build_cloner(teacher.info.strides, teacher.info.channels, pooled=self.published)
+        self.cloner = build_cloner(teacher.info.strides, teacher.info.channels, pooled=self.published)
         initialise(self.cloner)
         self.head = MapHead([config.image_size], config.image_size, config.sigma, align_corners=False)
 
@@ -164,8 +173,8 @@ class MultiresolutionDistillation(FeatureMatching):
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """Mean over the batch of the discrepancy of directions and of values, summed over levels."""
         image, *levels = observed
-        through = outputs(self.cloner.children(), image)
-        pairs = [(level, through[tap].float()) for level, tap in zip(levels, self.taps, strict=True)]
+        cloned = self.cloner.levels(image)
+        pairs = [(level, clone.float()) for level, clone in zip(levels, cloned, strict=True)]
         return {
             "direction": torch.stack([direction(t, s).mean() for t, s in pairs]).sum(),
             "value": self.config.value_weight * torch.stack([value(t, s).mean() for t, s in pairs]).sum(),
@@ -190,9 +199,9 @@ class MultiresolutionDistillation(FeatureMatching):
         else:
             levels = self.levels(image)
         scored = range(len(levels))[-SCORED:]
-        pairs = [(levels[i], through[self.taps[i]]) for i in scored]
+        pairs = [(levels[i], through[self.cloner.taps[i]]) for i in scored]
         score = torch.stack([direction(t, s) + weight * value(t, s) for t, s in pairs]).sum(0)
-        back = {self.taps[i]: level_gradient(t, s, weight) for i, (t, s) in zip(scored, pairs, strict=True)}
+        back = {self.cloner.taps[i]: level_gradient(t, s, weight) for i, (t, s) in zip(scored, pairs, strict=True)}
         gradient = input_gradient([*self.cloner], through, back, SOFTNESS)
         if self.published:
             back = {self.teacher_taps[i]: level_gradient(s, t, weight) for i, (t, s) in zip(scored, pairs, strict=True)}

@@ -12,9 +12,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
-from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, Stage, register
+from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, PassStage, Stage, register
 from blemish.methods.matching import FeatureMatching
 from blemish.modelfile import TeacherInfo
+from blemish.nn.remainder import Remainder, distances
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
 from blemish.teachers import FeaturePyramid
@@ -54,16 +55,15 @@ def image_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(teacher.flatten(1), student.flatten(1))).mean()
 
 
-def local_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """1 - cosine over channels at each location: B x C x h x w twice -> B x h x w, in [0, 2] (eq. 1)."""
-    return 1 - F.cosine_similarity(teacher, student)
-
-
 @register("rd", "Reverse distillation from one-class embedding (Deng and Li, CVPR 2022, arXiv 2201.10703)")
 class ReverseDistillation(FeatureMatching):
     """The teacher encodes the image; the student decodes the teacher's pyramid from a compact embedding of it.
 
     The embedding has no room for the details of an anomaly, so where teacher and student differ, something is wrong.
+
+    Ours: outside the ResNets, whose features are standardised there, the map allows for what the student leaves
+    unexplained of the training images. A standardised feature vector that is shorter than that is ordinary, and its
+    direction is chance; a plain cosine would see nothing else.
     """
 
     class Config(MethodConfig):
@@ -93,6 +93,7 @@ class ReverseDistillation(FeatureMatching):
         self.student = Decoder(channels, self.shape)
         initialise(self.bottleneck)
         initialise(self.student)
+        self.remainder = None if self.standardise is None else Remainder(len(channels))
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, config.sigma, align_corners=True)
 
     def embed(self, pyramid: Features) -> Tensor:
@@ -106,9 +107,12 @@ class ReverseDistillation(FeatureMatching):
         return rebuilt
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Distil; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
+        """Distil; for teachers outside the ResNets learn the channels' mean and deviation before it, and after it
+        what the student leaves unexplained.
+        """
         yield from self.statistics()
         yield self.distil([self.bottleneck, self.student], images)
+        yield from self.unexplained()
 
     def distil(self, networks: list[nn.Module], images: int, known: tuple[Tensor, ...] = ()) -> GradientStage:
         """The stage that trains `networks` on `images` images by `losses`."""
@@ -125,6 +129,16 @@ class ReverseDistillation(FeatureMatching):
             known=known,
         )
 
+    def unexplained(self) -> Iterator[Stage]:
+        """The stage that measures what the student leaves unexplained, where the map allows for it."""
+        if (remainder := self.remainder) is not None:
+
+            def collect(image: Tensor) -> None:
+                pyramid = self.pyramid(image)
+                remainder.add(pyramid, self.rebuild(pyramid))
+
+            yield PassStage("what the student leaves", collect, lambda *_: remainder.learn())
+
     def losses(self, pyramid: Features) -> dict[str, Tensor]:
         """Distance of the rebuilt pyramid to the teacher's, summed over scales (eq. 2 as in the published code)."""
         return {"distillation": self.distillation(pyramid, self.rebuild(pyramid))}
@@ -135,9 +149,9 @@ class ReverseDistillation(FeatureMatching):
         return torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()
 
     def gaps(self, image: Tensor) -> Features:
-        """The local distances of teacher and student: B x h x w per scale."""
+        """The local distances of teacher and student (eq. 1): B x h x w per scale."""
         pyramid = self.pyramid(image)
-        return [local_distance(t, s) for t, s in zip(pyramid, self.rebuild(pyramid), strict=True)]
+        return distances(pyramid, self.rebuild(pyramid), self.remainder)
 
     def embedding(self, image: Tensor) -> Tensor:
         """The embedding of the image, B x C x h x w."""

@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import Features, GradientStage, Stage, register
-from blemish.methods.rd import ReverseDistillation, local_distance
+from blemish.methods.rd import ReverseDistillation
 from blemish.nn.noise import add_in_rectangle, octaves
 from blemish.nn.projector import Projector
+from blemish.nn.remainder import local_distance
 from blemish.nn.transport import sinkhorn_divergence
 from blemish.teachers import FeaturePyramid
 
@@ -88,7 +89,7 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
         return super().embed(self.project(pyramid))
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Distil and project; before it, for teachers outside the ResNets, learn the channels' mean and deviation."""
+        """Distil and project; for other teachers than ResNets what `rd` learns before and after it."""
         yield from self.statistics()
         distilling = nn.ModuleList([self.bottleneck, self.student])
         groups: list[dict[str, Any]] = [
@@ -106,6 +107,7 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
             batch_size=self.config.batch_size,
             accumulate=self.config.accumulate,
         )
+        yield from self.unexplained()
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the image and the teacher's pyramid: L_distil + 0.2 (L_SSOT + 0.01 L_rec + 0.1 L_con) / 1.11."""

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from blemish import __version__
 from blemish.station.api import (
     audit,
+    connections,
     drift,
     exports,
     flow,
@@ -44,7 +45,20 @@ def make_app(station: Station) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.station = station
-    for room in (inspections, exports, models, versions, trainings, drift, flow, people, audit, kserve, metrics):
+    for room in (
+        inspections,
+        exports,
+        models,
+        versions,
+        trainings,
+        drift,
+        flow,
+        connections,
+        people,
+        audit,
+        kserve,
+        metrics,
+    ):
         app.include_router(room.router)
     add_pages(app)
     answer_errors(app)

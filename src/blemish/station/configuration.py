@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from blemish.errors import UsageError
+from blemish.station.connections import KINDS
 from blemish.station.settings import Settings
-
-_KINDS: Final = ("folder", "camera", "webhook", "mqtt", "csv")
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def _named(error: ValidationError, values: Mapping[str, Any]) -> UsageError:
             here = here[part] if isinstance(here, list | tuple) and part < len(here) else None
             name = here.get("name") if isinstance(here, dict) else None
             key += f"[{part}]" if not isinstance(name, str) else f".{name}"
-        elif part not in _KINDS:
+        elif part not in KINDS:
             here = here.get(part) if isinstance(here, dict) else None
             key += f".{part}" if key else part
     message = str(found["msg"]).removeprefix("Value error, ")

@@ -1,11 +1,14 @@
-"""What may stand in the configuration about sources and sinks: where images come from, and where results go."""
+"""What can be said of sources and sinks, in the configuration file and at the page: where images come from, and where
+results go.
+
+Whatever cannot be is refused with a code, so that a page can say it in the language of whoever reads it.
+"""
 
 from __future__ import annotations
 
 import base64
-import binascii
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,13 +16,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from blemish.errors import UsageError
 
@@ -31,10 +33,15 @@ def _from_its_file(path: Path, info: ValidationInfo) -> Path:
 
 
 ConfiguredPath = Annotated[Path, AfterValidator(_from_its_file)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.\-]{0,99}$")]
 Model = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Origin = Literal["file", "page"]
+"""Where a connection was named: in the configuration file, or at the page (or through the API)."""
 VerdictName = Literal["OK", "REVIEW", "NG", "REJECTED"]
 
+KINDS: Final = ("folder", "camera", "webhook", "mqtt", "csv")
 CAMERA_SCHEMES = ("rtsp", "rtsps", "http", "https", "file")
 
 
@@ -46,7 +53,7 @@ class _Connection(BaseModel):
     name: Name
 
 
-class FolderSource(_Connection):
+class FolderFields(_Connection):
     """A folder into which others put image files.
 
     model : None where there is only one. settle_seconds : a file is complete once it has not changed for so long.
@@ -55,29 +62,37 @@ class FolderSource(_Connection):
     """
 
     kind: Literal["folder"]
-    path: ConfiguredPath
     model: Model | None = None
-    settle_seconds: PositiveFloat = 1
+    settle_seconds: Seconds = 1
     after: Literal["move", "delete"] = "move"
 
 
-class CameraSource(_Connection):
+class FolderSource(FolderFields):
+    """A folder as the station watches it."""
+
+    path: ConfiguredPath
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return str(self.path)
+
+
+class CameraFields(_Connection):
     """A camera: `url` of one on the network, or the number of a `device` on this machine.
 
     every_seconds : between two inspections. trigger : inspect when asked to, and at no other time.
-    user, password_file : of the camera; the password is the first line of the file.
+    user : of the camera. patience_seconds : a camera that gives no frame for so long is connected to anew.
     """
 
     kind: Literal["camera"]
-    url: str | None = None
-    device: int | None = Field(default=None, ge=0)
-    user: str | None = None
-    password_file: ConfiguredPath | None = None
+    url: Words | None = None
+    device: int | None = Field(default=None, ge=0, le=1000)
+    user: Words | None = None
     model: Model | None = None
-    every_seconds: PositiveFloat | None = None
+    every_seconds: Seconds | None = None
     trigger: bool = False
-    patience_seconds: PositiveFloat = 5
-    """A camera that gives no frame for so long is connected to anew."""
+    patience_seconds: Seconds = 5
 
     @field_validator("url")
     @classmethod
@@ -85,19 +100,29 @@ class CameraSource(_Connection):
         return None if url is None else _checked_url(url, CAMERA_SCHEMES)
 
     @model_validator(mode="after")
-    def _one_camera_one_mode(self) -> CameraSource:
+    def _one_camera_one_mode(self) -> CameraFields:
         if (self.url is None) == (self.device is None):
-            raise ValueError("a camera has either a url or the number of a device")
+            raise wrong("url", "url_or_device", "a camera has either a url or the number of a device")
         if (self.every_seconds is None) != self.trigger:
-            raise ValueError("a camera has either every_seconds or trigger: true")
-        if self.password_file is not None and self.user is None:
-            raise ValueError("password_file needs a user")
+            raise wrong("every_seconds", "every_or_trigger", "a camera has either every_seconds or trigger: true")
         return self
 
     @property
     def address(self) -> str:
-        """Where it is, without user and password."""
-        return f"device {self.device}" if self.url is None else self.url
+        """Where it is, without user and password; what stands behind the question mark may hold both."""
+        return f"device {self.device}" if self.url is None else self.url.partition("?")[0]
+
+
+class CameraSource(CameraFields):
+    """A camera as the station uses it. password_file : its first line is the password."""
+
+    password_file: ConfiguredPath | None = None
+
+    @model_validator(mode="after")
+    def _password_of_somebody(self) -> CameraSource:
+        if self.password_file is not None and self.user is None:
+            raise wrong("user", "user_needed", "password_file needs a user")
+        return self
 
 
 class _Sink(_Connection):
@@ -107,16 +132,15 @@ class _Sink(_Connection):
     """
 
     verdicts: frozenset[VerdictName] = frozenset({"OK", "REVIEW", "NG", "REJECTED"})
-    max_waiting: PositiveInt = 100_000
+    max_waiting: int = Field(default=100_000, ge=1, le=100_000_000)
 
 
-class WebhookSink(_Sink):
-    """An address that is sent each result as a signed POST. secret_file : its first line is whsec_ and base64."""
+class WebhookFields(_Sink):
+    """An address that is sent each result as a signed POST."""
 
     kind: Literal["webhook"]
-    url: str
-    secret_file: ConfiguredPath
-    timeout_seconds: PositiveFloat = 10
+    url: Words
+    timeout_seconds: Seconds = 10
 
     @field_validator("url")
     @classmethod
@@ -128,6 +152,12 @@ class WebhookSink(_Sink):
         """Where results go; what stands behind the question mark may be a secret."""
         return self.url.partition("?")[0]
 
+
+class WebhookSink(WebhookFields):
+    """A webhook as the station uses it. secret_file : its first line is whsec_ and base64."""
+
+    secret_file: ConfiguredPath
+
     def secret(self) -> bytes:
         """The key of the signatures.
 
@@ -137,12 +167,8 @@ class WebhookSink(_Sink):
             The file cannot be read, or holds no secret.
         """
         key = f"sinks.{self.name}.secret_file"
-        encoded = first_line(self.secret_file, key).removeprefix("whsec_")
-        try:
-            secret = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            secret = b""
-        if len(secret) < 24:
+        secret = decoded(first_line(self.secret_file, key))
+        if secret is None:
             raise UsageError(
                 "it holds no secret of at least 24 bytes in base64",
                 where=key,
@@ -151,26 +177,16 @@ class WebhookSink(_Sink):
         return secret
 
 
-class MqttSink(_Sink):
+class MqttFields(_Sink):
     """A broker. Results are published below `topic`: TOPIC/inspection and TOPIC/drift, with QoS 1."""
 
     kind: Literal["mqtt"]
-    host: Annotated[str, StringConstraints(min_length=1)]
+    host: Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     topic: Annotated[str, StringConstraints(pattern=r"^[^#+\x00-\x1f]{1,200}$")] = "blemish"
-    user: str | None = None
-    password_file: ConfiguredPath | None = None
+    user: Words | None = None
     tls: bool = False
-    ca_file: ConfiguredPath | None = None
-    timeout_seconds: PositiveFloat = 10
-
-    @model_validator(mode="after")
-    def _consistent(self) -> MqttSink:
-        if self.password_file is not None and self.user is None:
-            raise ValueError("password_file needs a user")
-        if self.ca_file is not None and not self.tls:
-            raise ValueError("ca_file needs tls: true")
-        return self
+    timeout_seconds: Seconds = 10
 
     @property
     def address(self) -> str:
@@ -178,10 +194,30 @@ class MqttSink(_Sink):
         return f"{self.host}:{self.port or (8883 if self.tls else 1883)}/{self.topic}"
 
 
-class CsvSink(_Sink):
-    """A CSV file that each result is appended to. `{date}` in its name is the day of the inspection, in UTC."""
+class MqttSink(MqttFields):
+    """A broker as the station uses it. password_file : its first line is the password."""
+
+    password_file: ConfiguredPath | None = None
+    ca_file: ConfiguredPath | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MqttSink:
+        if self.password_file is not None and self.user is None:
+            raise wrong("user", "user_needed", "password_file needs a user")
+        if self.ca_file is not None and not self.tls:
+            raise wrong("tls", "tls_needed", "ca_file needs tls: true")
+        return self
+
+
+class CsvFields(_Sink):
+    """A CSV file that each result is appended to."""
 
     kind: Literal["csv"]
+
+
+class CsvSink(CsvFields):
+    """A CSV file as the station writes it. `{date}` in its name is the day of the inspection, in UTC."""
+
     path: ConfiguredPath
 
     @property
@@ -192,6 +228,27 @@ class CsvSink(_Sink):
 
 Source = Annotated[FolderSource | CameraSource, Field(discriminator="kind")]
 Sink = Annotated[WebhookSink | MqttSink | CsvSink, Field(discriminator="kind")]
+
+
+def shown(settings: Source | Sink) -> dict[str, Any]:
+    """What was said of a connection as others may read it: whether it has a secret, but neither that nor its file.
+
+    What stands behind the question mark of a url may be one, too.
+    """
+    options = settings.model_dump(mode="json", exclude={"name", "kind", "password_file", "secret_file"})
+    if options.get("url") is not None:
+        options["url"] = options["url"].partition("?")[0]
+    if "verdicts" in options:
+        options["verdicts"] = sorted(options["verdicts"])
+    if not isinstance(settings, FolderSource | CsvSink):
+        options["secret"] = secret_file(settings) is not None
+    return options
+
+
+def secret_file(settings: Source | Sink) -> Path | None:
+    """The file whose first line is the password or the secret of a connection."""
+    file: Path | None = getattr(settings, "secret_file" if settings.kind == "webhook" else "password_file", None)
+    return file
 
 
 def first_line(path: Path, key: str) -> str:
@@ -212,12 +269,31 @@ def first_line(path: Path, key: str) -> str:
     return line
 
 
+def decoded(secret: str) -> bytes | None:
+    """The key of the signatures that a secret stands for; None if that is no base64, or less than 24 bytes."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return None
+    return key if len(key) >= 24 else None
+
+
+def wrong(field: str, code: str, message: str, **values: Any) -> PydanticCustomError:
+    """What a validator raises: which field is to be seen to, a code that stays, and a sentence with its values."""
+    return PydanticCustomError(code, message, {"field": field, **values})
+
+
 def _checked_url(url: str, schemes: tuple[str, ...]) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise wrong("url", "url_broken", "this is no url") from None
     if parts.scheme not in schemes:
-        raise ValueError(f"a url begins with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
-    if parts.scheme != "file" and not parts.hostname:
-        raise ValueError("the url names no host")
+        known = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise wrong("url", "url_scheme", "a url begins with one of {schemes}", schemes=known)
+    if parts.scheme != "file" and (not parts.hostname or port == 0):
+        raise wrong("url", "url_host", "the url names no host")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("no name or password may stand in a url; there are keys of their own for them")
+        raise wrong("url", "url_login", "no name or password may stand in a url; there are keys of their own for them")
     return url

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ class Code(StrEnum):
     LABEL_CONTRADICTS = "label_contradicts"
     SIGN_IN_NEEDED = "sign_in_needed"
     SIGN_IN_FAILED = "sign_in_failed"
+    TOKEN_FAILED = "token_failed"
     NOT_ALLOWED = "not_allowed"
     FOREIGN_ORIGIN = "foreign_origin"
     NOT_FOUND = "not_found"
@@ -36,6 +39,9 @@ class Code(StrEnum):
     BODY_TOO_SLOW = "body_too_slow"
     NAME_TAKEN = "name_taken"
     LAST_ADMIN = "last_admin"
+    CONNECTION_INVALID = "connection_invalid"
+    FROM_FILE = "from_file"
+    RESULTS_WAITING = "results_waiting"
     NOTHING_TO_ROLL_BACK_TO = "nothing_to_roll_back_to"
     MODEL_BROKEN = "model_broken"
     TRAINING_NOT_INSTALLED = "training_not_installed"
@@ -67,6 +73,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.LABEL_CONTRADICTS: 422,
     Code.SIGN_IN_NEEDED: 401,
     Code.SIGN_IN_FAILED: 401,
+    Code.TOKEN_FAILED: 401,
     Code.NOT_ALLOWED: 403,
     Code.FOREIGN_ORIGIN: 403,
     Code.NOT_FOUND: 404,
@@ -83,6 +90,9 @@ STATUS: Final[dict[Code, int]] = {
     Code.BODY_TOO_SLOW: 408,
     Code.NAME_TAKEN: 409,
     Code.LAST_ADMIN: 409,
+    Code.CONNECTION_INVALID: 422,
+    Code.FROM_FILE: 409,
+    Code.RESULTS_WAITING: 409,
     Code.NOTHING_TO_ROLL_BACK_TO: 409,
     Code.MODEL_BROKEN: 409,
     Code.TRAINING_NOT_INSTALLED: 409,
@@ -106,12 +116,26 @@ STATUS: Final[dict[Code, int]] = {
 """The HTTP status of each code."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Complaint:
+    """What is wrong with one field of what was sent. code : stable; pages have a sentence for it, with `values`."""
+
+    field: str
+    code: str
+    message: str
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in the body of an answer."""
+        return {"field": self.field, "code": self.code, "message": self.message, "values": dict(self.values)}
+
+
 class StationError(BlemishError):
     """A station refuses a request, or refuses to start.
 
     Parameters
     ----------
-    code : stable. retry_after : seconds after which trying again is worth it.
+    code : stable. retry_after : seconds after which trying again is worth it. fields : what is wrong with single ones.
     """
 
     def __init__(
@@ -122,8 +146,10 @@ class StationError(BlemishError):
         where: object | None = None,
         todo: str | None = None,
         retry_after: int | None = None,
+        fields: Sequence[Complaint] = (),
     ) -> None:
         self.code = code
+        self.fields = tuple(fields)
         self.retry_after = retry_after
         super().__init__(what, where=where, todo=todo)
 
@@ -143,7 +169,10 @@ class StationError(BlemishError):
     def document(self) -> dict[str, Any]:
         """The body of the answer."""
         what = self.what if self.where is None else f"{self.where}: {self.what}"
-        return {"code": self.code.value, "message": what, "todo": self.todo}
+        document: dict[str, Any] = {"code": self.code.value, "message": what, "todo": self.todo}
+        if self.fields:
+            document["fields"] = [one.document() for one in self.fields]
+        return document
 
 
 def database_unavailable() -> StationError:

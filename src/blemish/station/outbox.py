@@ -51,6 +51,10 @@ class Outbox:
     Parameters
     ----------
     sinks : that get results; what waits for others stays where it is.
+
+    Attributes
+    ----------
+    sinks : the same by name. Whoever puts another table here does so while nothing is put into the outbox.
     """
 
     def __init__(self, store: Store, station: str, sinks: Sequence[Sink]) -> None:
@@ -125,6 +129,21 @@ class Outbox:
         )
         with self.store.read() as session:
             return {(sink, dead): n for sink, dead, n in session.execute(statement)}
+
+    def of_sink(self, session: Session, sink: str) -> tuple[int, int]:
+        """How much waits for a sink, and how much it has refused for good."""
+        statement = (
+            select(OutboxEntry.dead, func.count())
+            .where(OutboxEntry.station == self.station, OutboxEntry.sink == sink)
+            .group_by(OutboxEntry.dead)
+        )
+        found: dict[bool, int] = dict(tuple(row) for row in session.execute(statement))  # type: ignore[misc]
+        return found.get(False, 0), found.get(True, 0)
+
+    def discard(self, session: Session, sink: str) -> None:
+        """Throw away what waits for a sink, and what it has refused."""
+        of_sink = (OutboxEntry.station == self.station, OutboxEntry.sink == sink)
+        session.execute(delete(OutboxEntry).where(*of_sink))
 
     def dead_letters(self, sink: str, before: int | None, limit: int) -> list[OutboxEntry]:
         """What a sink has refused for good, newest first.

@@ -162,7 +162,11 @@ class People:
                         Code.SIGN_IN_NEEDED, "this token is not valid here", todo="Have an admin make a new one"
                     )
                 return Who(f"token {found.name}", _role(found.role))
-            if cookie is not None:
+            if cookie is not None and cookie.startswith(TOKEN_PREFIX):
+                display = self._of_display(session, cookie)
+                if display is not None:
+                    return Who(f"token {display.name}", "viewer")
+            elif cookie is not None:
                 account = session.scalar(
                     select(Account)
                     .join(SignIn, SignIn.account_id == Account.id)
@@ -206,6 +210,40 @@ class People:
             session.add(SignIn(account_id=account.id, sha256=_sha256(secret), expires=expires))
             session.add(audit_entry(self.station, name, "sign-in", f"account {name}", {"address": address}))
         return Who(account.name, _role(account.role)), secret
+
+    def sign_in_display(self, token: str, address: str) -> Who:
+        """Whose a token is that a browser may keep as its cookie: one of a display on the wall, which only looks.
+
+        Parameters
+        ----------
+        address : from which it is tried; too many failures block it for a minute.
+
+        Raises
+        ------
+        StationError
+            token_failed, too_many_sign_ins.
+        """
+        key = f"address {address}"
+        self.limiter.check(key)
+        with self.store.read() as session:
+            found = self._of_display(session, token)
+        if found is None:
+            self.limiter.failed(key)
+            with self.store.write() as session:
+                session.add(audit_entry(self.station, "nobody", "sign-in failed", "a token", {"address": address}))
+            raise StationError(
+                Code.TOKEN_FAILED,
+                "no display is signed in by this",
+                todo="Use a token of the role viewer, as an admin makes it; those of machines and admins are not taken",
+            )
+        with self.store.write() as session:
+            session.add(
+                audit_entry(self.station, f"token {found.name}", "sign-in", f"token {found.name}", {"address": address})
+            )
+        return Who(f"token {found.name}", "viewer")
+
+    def _of_display(self, session: Session, token: str) -> Token | None:
+        return session.scalar(select(Token).where(Token.sha256 == _sha256(token), Token.role == "viewer"))
 
     def sign_out(self, cookie: str) -> None:
         """Make a cookie worthless."""

@@ -69,6 +69,8 @@ class Settings(BaseModel):
     threads : of the runtime for each model; None shares the cores out among the models.
     runtime : what runs the graphs; "auto" takes the fastest that is installed.
     training_folders : below which folders of images may be trained on; none allows none.
+    connection_folders : in which the page may have folders watched and CSV files written; None is wherever the
+        station may.
     training_threads : of a training; None takes half of the cores, so that inspecting keeps the others.
     audit_share : share of images, drawn whatever their verdict, that people are to review so that a model can be
         calibrated anew.
@@ -87,6 +89,7 @@ class Settings(BaseModel):
     threads: PositiveInt | None = None
     runtime: RuntimeChoice = "onnxruntime"
     training_folders: tuple[ConfiguredPath, ...] = ()
+    connection_folders: tuple[ConfiguredPath, ...] | None = None
     training_threads: PositiveInt | None = None
     audit_share: float = Field(default=0.01, ge=0, le=1)
     max_body_bytes: PositiveInt = 64 * MEBIBYTE
@@ -139,10 +142,10 @@ class Settings(BaseModel):
             raise ValueError(f"the name {name} stands there {n} times")
         return connections
 
-    @field_validator("training_folders")
+    @field_validator("training_folders", "connection_folders")
     @classmethod
-    def _resolved(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(folder.resolve() for folder in folders)
+    def _resolved(cls, folders: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        return None if folders is None else tuple(folder.resolve() for folder in folders)
 
     @property
     def database_url(self) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind, encode_map
 from blemish.station.comparison import Comparing
+from blemish.station.connecting import Connecting
 from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Hours, Inspections, RequestKey
@@ -33,6 +34,7 @@ from blemish.station.sources import Sources
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
 from blemish.station.trainings import Trainings
+from blemish.station.trial import Checks
 from blemish.station.worker import Judged
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,16 @@ class Station:
             self.sources = Sources(
                 settings.sources, self.inspect_one, self.store, settings.name, settings.max_body_bytes
             )
+            self.connecting = Connecting(
+                self.store,
+                settings.name,
+                Checks(settings, self.models),
+                self.sources,
+                self.outbox,
+                self.senders,
+                self.monitor.writing,
+            )
+            self.connecting.recover()
             self.metrics = Metrics(settings, self.models, self.monitor, self.sources, self.senders)
             self.trainings = Trainings(settings, self.store, self.archive, self.models, self.inspections)
             self.trainings.recover()

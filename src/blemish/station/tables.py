@@ -1,7 +1,7 @@
 """The tables. Their history is in `migrations`; a test compares both.
 
 Times are UTC. Decisions are added and never changed: of an inspection, only `pictures_removed` is ever set later. Of a
-training, the state is.
+training, the state is; of a connection, everything.
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ class Training(Table):
 
     source : "folder", which then says which, or "reviewed": images of `model` that people found good.
     options : what else `blemish train` is told. state : queued, running, done, failed, cancelled, interrupted.
-    stage, progress : what it is at, and how far in [0, 1]. problem : why it failed. version : of the model it became.
+    stage, progress, note : what it is at, how far in [0, 1], and what is worth saying of it. chosen, why : the method
+    that the images asked for, where it was left to them, and the reason. problem : why it failed. version : of the
+    model it became.
     """
 
     __tablename__ = "training"
@@ -257,6 +259,9 @@ class Training(Table):
     ended: Mapped[datetime | None] = mapped_column(UtcTime)
     stage: Mapped[str] = mapped_column(String(200))
     progress: Mapped[float]
+    note: Mapped[str | None] = mapped_column(String(200))
+    chosen: Mapped[str | None] = mapped_column(String(50))
+    why: Mapped[str | None] = mapped_column(Text)
     problem: Mapped[str] = mapped_column(Text)
     version: Mapped[int | None]
 
@@ -309,6 +314,27 @@ class TakenFile(Table):
     station: Mapped[str] = mapped_column(String(100))
     source: Mapped[str] = mapped_column(String(100))
     name: Mapped[str] = mapped_column(String(300))
+
+
+class ConnectionRow(Table):
+    """A source or a sink that was named at the page, or through the API; others stand in the configuration file.
+
+    direction : source or sink. options : what was said of it but its name, as `entered` has it. secret : the name of
+    a file of this station that holds its password or secret.
+    """
+
+    __tablename__ = "connection"
+    __table_args__ = (UniqueConstraint("station", "direction", "name"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    station: Mapped[str] = mapped_column(String(100))
+    direction: Mapped[str] = mapped_column(String(6))
+    name: Mapped[str] = mapped_column(String(100))
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    secret: Mapped[str | None] = mapped_column(String(64))
+    paused: Mapped[bool]
+    added: Mapped[datetime] = mapped_column(UtcTime)
+    by: Mapped[str] = mapped_column(String(100))
 
 
 class DriftState(Table):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import subprocess
 import threading
@@ -43,6 +44,16 @@ PACKAGES: Final = ("torch", "torchvision", "timm", "lightning_fabric", "safetens
 INSTALL = "Run: pip install 'blemish[train]'"
 MOST_IMAGES = 5000
 """Of those that people found good, the newest are taken."""
+PHASES: Final = {
+    "reading images": "reading",
+    "looking for a method": "choosing",
+    "looking for suspects": "suspects",
+    "exporting": "exporting",
+    "calibrating": "calibrating",
+}
+"""What `blemish train` is at, by what it calls it; all else are stages of the method."""
+CHOSEN: Final = re.compile(r"Method ([\w+.\-]+): (.+)\.")
+"""How `blemish train` says which method the images asked for, and why."""
 MOST_FOLDERS = 500
 MOST_LINES = 2000
 LOOK_SECONDS = 5.0
@@ -370,7 +381,7 @@ class Trainings:
                 return
             with self.store.write() as session:
                 change = self._change("queued").where(Training.id == number)
-                started = {"state": "running", "started": now(), "progress": 0.0, "stage": ""}
+                started = {"state": "running", "started": now(), "progress": 0.0, "stage": "", "note": None}
                 if session.scalar(change.values(started)) is None:
                     return
             self._current = (number, None)
@@ -426,19 +437,21 @@ class Trainings:
             if event["kind"] == "progress":
                 if event["stage"] != stage or time.monotonic() >= next_write:
                     stage, next_write = event["stage"], time.monotonic() + WRITE_SECONDS
-                    self._note_progress(number, f"{stage} {event['note']}".strip(), event["done"])
+                    self._note_progress(number, {"stage": stage, "progress": event["done"], "note": event["note"]})
                 continue
+            if order["method"] == AUTO.name and (chosen := CHOSEN.fullmatch(event["text"])):
+                self._note_progress(number, {"chosen": chosen[1], "why": chosen[2]})
             if event["kind"] == "failed":
                 problem = event["text"]
             self._note(number, event["kind"], event["text"])
         process.wait()
         return problem
 
-    def _note_progress(self, number: int, stage: str, done: float) -> None:
+    def _note_progress(self, number: int, found: dict[str, Any]) -> None:
         # The next one will be written, or the one after it.
         with suppress(StationError), self.store.write() as session:
             change = self._change("running").where(Training.id == number)
-            session.execute(change.values(stage=stage[:200], progress=done))
+            session.execute(change.values(**found))
 
     def _note(self, number: int, kind: str, text: str) -> None:
         line = json.dumps({"time": now().isoformat(), "kind": kind, "text": text})
@@ -514,6 +527,13 @@ class Trainings:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != "log.jsonl":
                 path.unlink(missing_ok=True)
+
+
+def phase_of(stage: str) -> str:
+    """What a training is at: starting, reading, choosing, teacher, learning, suspects, exporting, calibrating."""
+    if not stage:
+        return "starting"
+    return "teacher" if stage.endswith(": teacher") else PHASES.get(stage, "learning")
 
 
 def confined(folder: str, roots: Iterable[Path]) -> Path:

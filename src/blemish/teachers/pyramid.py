@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -34,6 +34,8 @@ def pooled_tokens(levels: list[Tensor]) -> list[Tensor]:
 class Pyramid(nn.Module):
     """A network that gives its feature maps at several strides; it normalises the image itself."""
 
+    by_rows: ClassVar = ("tokens",)
+    """What treats images one by one beside `forward`."""
     mean: Tensor
     std: Tensor
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -41,10 +42,14 @@ class TrainingImages:
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[Tensor]:
         """Batches B x 3 x S x S of `indices` in order; decoding runs ahead of the consumer by two batches."""
+        return self.groups([indices[start : start + size] for start in range(0, len(indices), size)])
+
+    def groups(self, groups: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+        """A batch for each group of indices; decoding runs ahead of the consumer by two batches."""
         with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
-            waiting = iter(indices)
-            ahead: list[Future[Tensor]] = [pool.submit(self.load, i) for i in islice(waiting, 2 * size)]
+            waiting = ([pool.submit(self.load, i) for i in group] for group in groups)
+            ahead = deque(islice(waiting, 2))
             while ahead:
-                batch = [future.result() for future in ahead[:size]]
-                ahead = ahead[size:] + [pool.submit(self.load, i) for i in islice(waiting, size)]
+                batch = [future.result() for future in ahead.popleft()]
+                ahead.extend(islice(waiting, 1))
                 yield torch.stack(batch)

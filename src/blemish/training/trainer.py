@@ -12,19 +12,25 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from safetensors.torch import load, save
 from torch import Tensor
 
 from blemish.cores import usable_cores
 from blemish.errors import TrainingError, UsageError
 from blemish.methods import Features, GradientStage, Method, PassStage, Stage
+from blemish.nn.sharing import Share, add_up_gradients, gather, networks_of, shared
 from blemish.training.checkpoint import RunFolder, SavedState
 from blemish.training.images import TrainingImages
+from blemish.training.processes import work_together
 
 CHECKPOINT_SECONDS = 20.0
 OBSERVED_BYTES_LIMIT = 2 * 2**30
@@ -37,6 +43,35 @@ class Progress(Protocol):
         """Called often; must be cheap."""
 
 
+Told = tuple[str, float, str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several processes does of a training."""
+
+    device: str
+    seed: int
+    folder: RunFolder | None
+    devices: int
+    checkpoint_seconds: float
+    method: Method
+    images: TrainingImages
+
+    def __call__(self, rank: int, tell: Callable[[object], None]) -> None:
+        """Train with the others; the first process tells how far it is and at last what was learned."""
+
+        def progress(stage: str, done: float, note: str = "") -> None:
+            if rank == 0:
+                tell((stage, done, note))
+
+        trainer = Trainer(self.device, self.seed, self.folder, progress, self.devices, rank)
+        trainer.checkpoint_seconds = self.checkpoint_seconds
+        trainer.fit(self.method, self.images)
+        if rank == 0:
+            tell(save(self.method.learned_state()))
+
+
 class Trainer:
     """Trains a method.
 
@@ -46,29 +81,60 @@ class Trainer:
     seed : of every random draw.
     folder : where the state of the run is kept; None keeps none.
     progress : told how far it is.
+    devices : CUDA devices that share the work, or on the CPU processes. `fit` starts a process for each.
+    rank : the number of this process, where it is one of them.
     """
 
-    def __init__(self, device: str, seed: int, folder: RunFolder | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        device: str,
+        seed: int,
+        folder: RunFolder | None,
+        progress: Progress,
+        devices: int = 1,
+        rank: int | None = None,
+    ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"there is no device '{device}'", todo="Choose auto, cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise UsageError("torch sees no CUDA device", todo="Use --device cpu, or install a torch with CUDA")
+        if devices < 1:
+            raise UsageError(f"{devices} devices cannot train", where="--devices", todo="Give 1 or more")
         accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        if accelerator == "cuda" and devices > torch.cuda.device_count():
+            raise UsageError(
+                f"torch sees {torch.cuda.device_count()} CUDA devices, not {devices}",
+                where="--devices",
+                todo="Ask for as many or fewer, or for processes on the CPU: --device cpu",
+            )
         if accelerator == "cpu":
             keep_freed_memory()
             # torch knows the cores that a process is bound to, but not a limit of its control group.
             torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         # Fabric announces its precision at every start; the model file and `blemish info` say it once.
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        self.fabric = Fabric(accelerator=accelerator, devices=1, precision=mixed_precision(accelerator))
+        precision = mixed_precision(accelerator)
+        if rank is None:
+            self.fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+            self.share = Share()
+        else:
+            one_machine = LightningEnvironment()
+            self.fabric = Fabric(
+                accelerator=accelerator, devices=devices, strategy="ddp", precision=precision, plugins=[one_machine]
+            )
+            self.fabric.launch()
+            self.share = Share(rank, devices)
         self.seed = seed
         self.folder = folder
         self.progress = progress
+        self.devices = devices
+        self.checkpoint_seconds = CHECKPOINT_SECONDS
 
     @property
     def description(self) -> str:
         """Device and precision in words, for the run's fingerprint and the model file."""
-        return f"{self.fabric.device.type}, {mixed_precision(self.fabric.device.type)}"
+        together = f", {self.devices} processes" if self.devices > 1 else ""
+        return f"{self.fabric.device.type}, {mixed_precision(self.fabric.device.type)}{together}"
 
     def fit(self, method: Method, images: TrainingImages) -> None:
         """Run all stages; afterwards `method` is trained, on the CPU and in evaluation mode.
@@ -76,8 +142,11 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If a loss is not finite.
+            If a loss is not finite, or a process that shares the work ends.
         """
+        if self.devices > 1 and self.share.alone:
+            self._fit_together(method, images)
+            return
         method.to(self.fabric.device)
         saved = self.folder.load() if self.folder else None
         with repeatable():
@@ -90,6 +159,27 @@ class Trainer:
                     self._descend(method, number, stage, images, saved if saved and number == saved.stage else None)
                 elif not (saved and number == saved.stage):
                     self._look_once(method, number, stage, images)
+        method.cpu().eval()
+
+    def _fit_together(self, method: Method, images: TrainingImages) -> None:
+        """Let a process for each device do it, and take what they learned."""
+        learned: dict[str, Tensor] = {}
+
+        def hear(message: Told | bytes) -> None:
+            if isinstance(message, bytes):
+                learned.update(load(message))
+            else:
+                self.progress(*message)
+
+        device = self.fabric.device.type
+        work_together(
+            Part(device, self.seed, self.folder, self.devices, self.checkpoint_seconds, method, images),
+            self.devices,
+            backend="nccl" if device == "cuda" else "gloo",
+            threads=max(1, torch.get_num_threads() // self.devices),
+            hear=hear,
+        )
+        method.load_learned_state(learned)
         method.cpu().eval()
 
     def _stages(self, method: Method, images: int) -> Iterator[tuple[int, Stage]]:
@@ -111,15 +201,26 @@ class Trainer:
         method.eval()
         batches = math.ceil(len(images) / stage.batch_size)
         with torch.inference_mode(False), torch.no_grad():
-            for done, batch in enumerate(images.batches(range(len(images)), stage.batch_size)):
-                self.progress(stage.name, 0.5 * done / batches)
-                stage.collect(self._on_device(batch))
+            with shared(networks_of(method), self.share):
+                for done, batch in enumerate(self._in_order(images, stage.batch_size)):
+                    self.progress(stage.name, 0.5 * done / batches)
+                    stage.collect(batch)
             generator = torch.Generator().manual_seed(self._seed(number, "finish"))
             torch.manual_seed(self._seed(number, "global"))
             stage.finish(generator, lambda done: self.progress(stage.name, 0.5 + 0.5 * done))
         self.progress(stage.name, 1.0)
-        if self.folder:
-            self.folder.save(number, 0, method.learned_state(), None)
+        self._save(number, 0, method, None)
+
+    def _in_order(self, images: TrainingImages, size: int) -> Iterator[Tensor]:
+        """All images in batches; each process reads its part of a batch."""
+        batches = [range(len(images))[start : start + size] for start in range(0, len(images), size)]
+        own = images.groups([batch[self.share.part(len(batch))] for batch in batches])
+        for batch, part in zip(batches, own, strict=True):
+            yield self.share.whole(self._on_device(part), len(batch))
+
+    def _save(self, number: int, step: int, method: Method, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.folder and self.share.rank == 0:
+            self.folder.save(number, step, method.learned_state(), optimizer)
 
     def _descend(
         self, method: Method, number: int, stage: GradientStage, images: TrainingImages, saved: SavedState | None
@@ -131,6 +232,7 @@ class Trainer:
             saved.restore(stage.optimizer)
             start = saved.step
         observed = Observed(self, stage, images)
+        networks = networks_of(method)
         rates = [group["lr"] for group in stage.optimizer.param_groups]
         last_saved = time.monotonic()
         for step in range(start, stage.steps):
@@ -141,7 +243,7 @@ class Trainer:
             for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
                 torch.manual_seed(self._seed(number, "step", batch))
                 features = observed.batch(self._order(number, batch, stage, len(images)))
-                with self.fabric.autocast():
+                with self.fabric.autocast(), shared(networks, self.share):
                     losses = stage.losses(features)
                 loss = torch.stack(list(losses.values())).sum()
                 value += loss.item() / stage.accumulate
@@ -151,18 +253,19 @@ class Trainer:
                         where=f"stage {stage.name}",
                         todo="Try a smaller learning rate: --set learning_rate=...",
                     )
-                self.fabric.backward(loss)
+                # Every process computes the same loss, of the whole batch.
+                self.fabric.backward(loss / self.share.processes)
+            add_up_gradients((p for group in stage.optimizer.param_groups for p in group["params"]), self.share)
             if stage.clip is not None:
                 torch.nn.utils.clip_grad_norm_(stage.module.parameters(), stage.clip)
             stage.optimizer.step()
-            self.progress(stage.name, (step + 1) / stage.steps, f"loss {value:.4f}")
-            if self.folder and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-                self.folder.save(number, step + 1, method.learned_state(), stage.optimizer)
+            self.progress(stage.name, (step + 1) / stage.steps, f"{step + 1}/{stage.steps}, loss {value:.4f}")
+            if self.folder and time.monotonic() - last_saved > self.checkpoint_seconds:
+                self._save(number, step + 1, method, stage.optimizer)
                 last_saved = time.monotonic()
         # The layout decides the last bit of what later stages compute: it must be the one of weights that were loaded.
         stage.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        if self.folder:
-            self.folder.save(number, stage.steps, method.learned_state(), stage.optimizer)
+        self._save(number, stage.steps, method, stage.optimizer)
 
     def _order(self, number: int, batch: int, stage: GradientStage, images: int) -> list[int]:
         """Which images make batch `batch`: shuffled whole passes, the last batch of a pass may be smaller."""
@@ -180,28 +283,31 @@ class Trainer:
 class Observed:
     """What a gradient stage observes of each image: computed once and kept while it fits, else again for each batch.
 
-    Always in full precision: to be used outside autocast.
+    Always in full precision: to be used outside autocast. Where several processes share the work, each observes and
+    keeps its part of the images.
     """
 
     def __init__(self, trainer: Trainer, stage: GradientStage, images: TrainingImages) -> None:
         self._trainer, self._stage, self._images = trainer, stage, images
         self._known = [rows.to(trainer.fabric.device) for rows in stage.known]
         self._kept: list[Tensor] | None = None
-        first = self._observe(next(images.batches([0], 1)))
-        size = sum(level.element_size() * level.numel() for level in first)
-        if size * len(images) <= OBSERVED_BYTES_LIMIT:
+        self._first = self._observe(next(images.batches([0], 1)))
+        size = sum(level.element_size() * level.numel() for level in self._first)
+        self._starts = trainer.share.starts(len(images))
+        own = range(*self._starts[trainer.share.rank : trainer.share.rank + 2])
+        if size * len(own) <= OBSERVED_BYTES_LIMIT:
             self._kept = [
-                level.new_empty((len(images), *level.shape[1:])).to(memory_format=torch.channels_last)
+                level.new_empty((len(own), *level.shape[1:])).to(memory_format=torch.channels_last)
                 if level.ndim == 4
-                else level.new_empty((len(images), *level.shape[1:]))
-                for level in first
+                else level.new_empty((len(own), *level.shape[1:]))
+                for level in self._first
             ]
             done = 0
-            for batch in images.batches(range(len(images)), 16):
+            for batch in images.batches(own, 16):
                 for kept, level in zip(self._kept, self._observe(batch), strict=True):
                     kept[done : done + len(batch)] = level
                 done += len(batch)
-                trainer.progress(f"{stage.name}: teacher", done / len(images))
+                trainer.progress(f"{stage.name}: teacher", done / len(own))
 
     def _observe(self, batch: Tensor) -> Features:
         with torch.no_grad():
@@ -210,9 +316,28 @@ class Observed:
     def batch(self, indices: list[int]) -> Features:
         """What `observe` gives for these images, and what is known of them."""
         known = [rows[indices] for rows in self._known]
+        if self._trainer.share.alone:
+            return self._own(indices) + known
+        return self._of_all(indices) + known
+
+    def _own(self, indices: list[int]) -> Features:
+        if not indices:
+            return [level[:0] for level in self._first]
         if self._kept is None:
-            return self._observe(next(self._images.batches(indices, len(indices)))) + known
-        return [level[indices] for level in self._kept] + known
+            return self._observe(next(self._images.batches(indices, len(indices))))
+        start = self._starts[self._trainer.share.rank]
+        return [level[[i - start for i in indices]] for level in self._kept]
+
+    def _of_all(self, indices: list[int]) -> Features:
+        """Each process gives the images that are in its part."""
+        share = self._trainer.share
+        owners = [bisect_right(self._starts, i) - 1 for i in indices]
+        order = sorted(range(len(indices)), key=owners.__getitem__)
+        counts = [owners.count(rank) for rank in range(share.processes)]
+        own = self._own([i for i, owner in zip(indices, owners, strict=True) if owner == share.rank])
+        # Where each image of the batch stands among what is gathered.
+        places = sorted(range(len(indices)), key=order.__getitem__)
+        return [gather(level, counts)[places] for level in own]
 
 
 def mixed_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from blemish.errors import UsageError
-from blemish.station.errors import STATUS, Code, StationError
+from blemish.station.connections import KINDS
+from blemish.station.errors import STATUS, Code, Complaint, StationError
 from blemish.station.station import Station
 
 HEADERS: Final = {
@@ -25,12 +26,22 @@ HEADERS: Final = {
 """On every answer, unless it says otherwise itself."""
 
 
+class FieldRefusal(BaseModel):
+    """What is wrong with one field of what was sent. values : what a sentence of another language needs."""
+
+    field: str
+    code: str
+    message: str
+    values: dict[str, str] = {}
+
+
 class Refusal(BaseModel):
-    """Why a request was refused, and what to do."""
+    """Why a request was refused, and what to do; `fields` where it is because of single ones."""
 
     code: str
     message: str
     todo: str | None = None
+    fields: list[FieldRefusal] = []
 
 
 def refusals(*codes: Code) -> dict[int | str, dict[str, Any]]:
@@ -61,6 +72,20 @@ def refused(error: StationError, path: str) -> JSONResponse:
     return JSONResponse(document, error.status, error.headers)
 
 
+def complaint(found: dict[str, Any]) -> Complaint:
+    """What pydantic says of one field; without what was sent, which may be a secret."""
+    context = {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in found.get("ctx", {}).items()
+        if key not in ("error", "field")
+    }
+    place = [str(part) for part in found["loc"][1:]]
+    if place and place[0] in KINDS:
+        place = place[1:]
+    named = found.get("ctx", {}).get("field", "kind" if found["type"].startswith("union_tag") else "")
+    return Complaint(place[0] if place else str(named), str(found["type"]), str(found["msg"]), context)
+
+
 def answer_errors(app: FastAPI) -> None:
     """Have every error answered as a refusal with a code."""
     station: Station = app.state.station
@@ -82,7 +107,8 @@ def answer_errors(app: FastAPI) -> None:
         found = error.errors()[0]
         place = ".".join(str(part) for part in found["loc"])
         code = Code.WRONG_TENSOR if request.url.path.startswith("/v2") else Code.INVALID_REQUEST
-        return answer(request, StationError(code, str(found["msg"]), where=place))
+        fields = [complaint(one) for one in error.errors()]
+        return answer(request, StationError(code, str(found["msg"]), where=place, fields=fields))
 
     @app.exception_handler(HTTPException)
     async def _no_route(request: Request, error: HTTPException) -> JSONResponse:

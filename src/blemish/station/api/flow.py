@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Managing, TheStation
 from blemish.station.api.inspections import LARGEST_KEY, Before, Inspected, InspectionShown, Limit
+from blemish.station.connections import Origin
 from blemish.station.errors import Code
+from blemish.station.sinks import SinkState
+from blemish.station.sources import SourceState
 from blemish.station.station import Sent
 
 router = APIRouter(prefix="/api/v1", tags=["sources and sinks"])
@@ -27,14 +30,22 @@ class SourceShown(BaseModel):
     kind: str
     address: str
     model: str | None
+    origin: Origin = Field(description="where it was named; what the configuration file names is changed there")
+    paused: bool
+    options: dict[str, Any] = Field(description="what was said of it; of secrets only whether there is one")
     connected: bool
     counts: dict[str, int] = Field(description="since the start of the station")
     last: datetime | None = Field(description="when its newest inspection was stored")
     problem: str | None
 
+    @classmethod
+    def of(cls, state: SourceState) -> SourceShown:
+        """A source as it is shown."""
+        return cls.model_validate(state, from_attributes=True)
+
 
 class Sources(BaseModel):
-    """All of them, in the order of the configuration."""
+    """All of them: those of the configuration file in its order, then the others."""
 
     sources: list[SourceShown]
 
@@ -45,6 +56,9 @@ class SinkShown(BaseModel):
     name: str
     kind: str
     address: str
+    origin: Origin = Field(description="where it was named; what the configuration file names is changed there")
+    paused: bool = Field(description="nothing is delivered, and everything waits")
+    options: dict[str, Any] = Field(description="what was said of it; of secrets only whether there is one")
     waiting: int
     dead: int = Field(description="results that it has refused for good")
     delivered: int = Field(description="since the start of the station")
@@ -52,11 +66,25 @@ class SinkShown(BaseModel):
     last: datetime | None = Field(description="when it last took something")
     problem: str | None
 
+    @classmethod
+    def of(cls, state: SinkState) -> SinkShown:
+        """A sink as it is shown."""
+        return cls.model_validate(state, from_attributes=True)
+
+
+class LeftShown(BaseModel):
+    """What waits for a sink that is not there any more; one that is added under its name gets it."""
+
+    name: str
+    waiting: int
+    dead: int
+
 
 class Sinks(BaseModel):
-    """All of them, in the order of the configuration."""
+    """All of them: those of the configuration file in its order, then the others."""
 
     sinks: list[SinkShown]
+    left: list[LeftShown]
 
 
 class DeadLetter(BaseModel):
@@ -94,9 +122,7 @@ class Sending(BaseModel):
 @router.get("/sources", responses=refusals())
 def sources(station: TheStation, who: Looking) -> Sources:
     """Watched folders and cameras, as they stand."""
-    return Sources(
-        sources=[SourceShown.model_validate(state, from_attributes=True) for state in station.sources.states()]
-    )
+    return Sources(sources=[SourceShown.of(state) for state in station.sources.states()])
 
 
 @router.post(
@@ -123,7 +149,11 @@ async def trigger(station: TheStation, who: Inspecting, name: Name) -> Inspected
 @router.get("/sinks", responses=refusals())
 def sinks(station: TheStation, who: Looking) -> Sinks:
     """Webhooks, brokers and CSV files, as they stand."""
-    return Sinks(sinks=[SinkShown.model_validate(state, from_attributes=True) for state in station.senders.states()])
+    left = station.connecting.left().items()
+    return Sinks(
+        sinks=[SinkShown.of(state) for state in station.senders.states()],
+        left=[LeftShown(name=name, waiting=waiting, dead=dead) for name, (waiting, dead) in left],
+    )
 
 
 @router.get("/sinks/{name}/dead-letters", responses=refusals(Code.NOT_FOUND))

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import COOKIE, Looking, Managing, TheStation, check_origin
@@ -14,6 +14,9 @@ from blemish.station.errors import Code
 from blemish.station.people import LONGEST_PASSWORD, SIGN_IN_HOURS, PersonRole, Role, Who
 
 router = APIRouter(prefix="/api/v1", tags=["people"])
+
+DISPLAY_DAYS = 400
+"""Browsers keep no cookie for longer."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 NameInPath = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -29,6 +32,12 @@ class SignInWanted(_Wanted):
 
     name: Name
     password: Password
+
+
+class DisplayWanted(_Wanted):
+    """The token of a display, of the role viewer."""
+
+    token: Annotated[SecretStr, Field(min_length=1, max_length=200)]
 
 
 class AccountWanted(_Wanted):
@@ -105,15 +114,29 @@ def sign_in(request: Request, response: Response, station: TheStation, wanted: S
     check_origin(request)
     address = request.client.host if request.client else "unknown"
     who, secret = station.people.sign_in(wanted.name, wanted.password, address)
+    _set_cookie(request, response, secret, SIGN_IN_HOURS * 3600)
+    return WhoShown.of(who)
+
+
+@router.post("/sign-in/token", responses=refusals(Code.TOKEN_FAILED, Code.TOO_MANY_SIGN_INS))
+def sign_in_display(request: Request, response: Response, station: TheStation, wanted: DisplayWanted) -> WhoShown:
+    """Sign in a display on the wall; its cookie is good for as long as its token is."""
+    check_origin(request)
+    address = request.client.host if request.client else "unknown"
+    who = station.people.sign_in_display(wanted.token.get_secret_value(), address)
+    _set_cookie(request, response, wanted.token.get_secret_value(), DISPLAY_DAYS * 86_400)
+    return WhoShown.of(who)
+
+
+def _set_cookie(request: Request, response: Response, secret: str, seconds: int) -> None:
     response.set_cookie(
         COOKIE,
         secret,
-        max_age=SIGN_IN_HOURS * 3600,
+        max_age=seconds,
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
     )
-    return WhoShown.of(who)
 
 
 @router.post("/sign-out", status_code=204, response_class=Response, responses=refusals())

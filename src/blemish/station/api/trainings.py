@@ -13,7 +13,7 @@ from blemish.station.api.guards import Managing, TheStation
 from blemish.station.api.inspections import LARGEST_KEY, Before, Limit, ModelName, in_utc
 from blemish.station.errors import Code
 from blemish.station.tables import Training
-from blemish.station.trainings import INSTALL, Preset, State, Wanted
+from blemish.station.trainings import INSTALL, Preset, State, Wanted, phase_of
 
 router = APIRouter(prefix="/api/v1/trainings", tags=["trainings"])
 
@@ -55,8 +55,15 @@ class TrainingShown(BaseModel):
     state: State
     started: datetime | None
     ended: datetime | None
-    stage: str
+    phase: str = Field(
+        description="starting, reading, choosing (a method), teacher (its features), learning, suspects, exporting, "
+        "calibrating"
+    )
+    stage: str = Field(description="of the method, while it learns; else what the phase is called")
     progress: float = Field(description="of the stage, from 0 to 1")
+    note: str = Field(description="such as steps done and to do, and the loss")
+    chosen: str | None = Field(description="the method that the images asked for, where it was left to them")
+    why: str | None = Field(description="they asked for it")
     problem: str = Field(description="why it failed")
     version: int | None = Field(description="of the model, which it became: a candidate until it is activated")
 
@@ -65,11 +72,13 @@ class TrainingShown(BaseModel):
         """A row as it is shown."""
         names = ("id", "added", "by", "model", "source", "folder", "state", "started", "ended")
         fields: dict[str, Any] = {
-            name: getattr(row, name) for name in (*names, "stage", "progress", "problem", "version")
+            name: getattr(row, name) for name in (*names, "stage", "progress", "chosen", "why", "problem", "version")
         }
         images = row.options.get("images")
         return cls(
             **fields,
+            phase=phase_of(row.stage),
+            note=row.note or "",
             images=None if images is None else len(images),
             method=row.options["method"],
             preset=row.options["preset"],

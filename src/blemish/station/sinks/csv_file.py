@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import os
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from blemish.station.connections import CsvSink
-from blemish.station.sinks.delivery import UnreachableError
-from blemish.station.tables import Inspection, OutboxEntry
+from blemish.station.sinks.delivery import RefusedError, UnreachableError
+from blemish.station.tables import Inspection, OutboxEntry, now
 
 COLUMNS: Final = ("event", *(column.key for column in Inspection.__table__.columns if column.key != "pictures_removed"))
 
@@ -28,6 +29,8 @@ class CsvFile:
 
     def deliver(self, entry: OutboxEntry) -> None:
         """Append an entry."""
+        if "inspection" not in entry.body:
+            raise RefusedError("a CSV file holds inspections only")
         values = {"event": entry.event, **entry.body["inspection"]}
         path = Path(str(self.settings.path).replace("{date}", values["time"][:10]))
         try:
@@ -42,6 +45,22 @@ class CsvFile:
                 file.write((text + _line([cell(values[column]) for column in COLUMNS])).encode())
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            raise UnreachableError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def try_out(self) -> dict[str, int]:
+        """Whether the file of today can be written; nothing is written, and no folder made."""
+        path = Path(str(self.settings.path).replace("{date}", now().date().isoformat()))
+        try:
+            if path.exists():
+                with path.open("rb+") as file:
+                    begin = file.readline()
+                if begin not in (b"", _line(COLUMNS).encode()):
+                    raise RefusedError(f"{path} is another file, which does not begin as those of the station do")
+                return {}
+            folder = next(one for one in path.parents if one.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                return {}
         except OSError as error:
             raise UnreachableError(f"{path} cannot be written: {error.strerror or error}") from error
 

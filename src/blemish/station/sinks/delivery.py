@@ -32,5 +32,13 @@ class Delivery(Protocol):
         UnreachableError, RefusedError
         """
 
+    def try_out(self) -> dict[str, int]:
+        """Whether it would take something; what there is to say of it.
+
+        Raises
+        ------
+        UnreachableError, RefusedError
+        """
+
     def close(self) -> None:
         """Let go of connections."""

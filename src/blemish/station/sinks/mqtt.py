@@ -42,6 +42,16 @@ class Mqtt:
             self.close()
             raise UnreachableError(f"the broker has not confirmed it within {seconds:g} seconds")
 
+    def try_out(self) -> dict[str, int]:
+        """Connect to the broker, and publish nothing."""
+        try:
+            self._client = self._connected()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UnreachableError.because(error) from error
+        finally:
+            self.close()
+        return {}
+
     def close(self) -> None:
         """Disconnect."""
         client, self._client = self._client, None

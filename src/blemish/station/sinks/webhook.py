@@ -12,8 +12,10 @@ import hmac
 import json
 import ssl
 import time
+import uuid
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from blemish import __version__
@@ -35,32 +37,44 @@ class Webhook:
 
     def deliver(self, entry: OutboxEntry) -> None:
         """Post an entry; any status from 200 to 299 takes it."""
-        body = json.dumps(entry.body, ensure_ascii=False, separators=(",", ":")).encode()
+        status = self._post(entry.event, entry.body)
+        if status in OVERLOADED:
+            raise UnreachableError(f"it answers {status}")
+        if not 200 <= status < 300:
+            raise RefusedError(f"it answers {status}")
+
+    def try_out(self) -> dict[str, int]:
+        """Post a greeting of the type "test", signed like every result; the status of the answer."""
+        key = str(uuid.uuid4())
+        moment = datetime.now(UTC).isoformat()
+        status = self._post(key, {"id": key, "type": "test", "time": moment})
+        if not 200 <= status < 300:
+            raise RefusedError(f"it answers {status}")
+        return {"status": status}
+
+    def close(self) -> None:
+        """Nothing stays open between two results."""
+
+    def _post(self, event: str, content: dict[str, Any]) -> int:
+        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
         timestamp = int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"blemish/{__version__}",
-            "webhook-id": entry.event,
+            "webhook-id": event,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(self._secret, entry.event, timestamp, body),
+            "webhook-signature": signature(self._secret, event, timestamp, body),
         }
         address = urlsplit(self.settings.url)
         path = (address.path or "/") + (f"?{address.query}" if address.query else "")
         connection = self._connection(str(address.hostname), address.port)
         try:
             connection.request("POST", path, body, headers)
-            status = connection.getresponse().status
-        except (OSError, HTTPException) as error:
+            return connection.getresponse().status
+        except (OSError, HTTPException, ValueError) as error:  # a path or host that HTTP cannot carry
             raise UnreachableError.because(error) from error
         finally:
             connection.close()
-        if status in OVERLOADED:
-            raise UnreachableError(f"it answers {status}")
-        if not 200 <= status < 300:
-            raise RefusedError(f"it answers {status}")
-
-    def close(self) -> None:
-        """Nothing stays open between two results."""
 
     def _connection(self, host: str, port: int | None) -> HTTPConnection:
         seconds = self.settings.timeout_seconds

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from blemish.station.connections import Origin
 from blemish.station.errors import StationError
 from blemish.station.tables import Inspection, now
 
@@ -44,13 +45,16 @@ class Judge(Protocol):
 class SourceState:
     """A source as it stands. counts : since the start of the station. problem : why it gives nothing; None if it does.
 
-    last : when the newest inspection was stored.
+    options : what was said of it, without its secrets. last : when the newest inspection was stored.
     """
 
     name: str
     kind: str
     address: str
     model: str | None
+    origin: Origin
+    paused: bool
+    options: dict[str, Any]
     connected: bool
     counts: dict[str, int]
     last: datetime | None
@@ -86,6 +90,10 @@ class Progress:
         if self.problem is None:
             log.warning("Source %s: %s", name, problem)
         self.problem = str(problem)
+
+    def standstill(self) -> Progress:
+        """What remains of it once its threads have ended."""
+        return Progress(dict(self.counts), last=self.last)
 
 
 class Backoff:

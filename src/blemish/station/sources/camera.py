@@ -24,6 +24,7 @@ from blemish.errors import UsageError
 from blemish.station.connections import CameraSource, first_line
 from blemish.station.errors import Code, StationError
 from blemish.station.sources.base import Backoff, Judge, Progress, StoppedError
+from blemish.station.sources.reaching import why_not
 
 log = logging.getLogger(__name__)
 
@@ -32,31 +33,15 @@ Frame = NDArray[np.uint8]
 
 
 class Camera:
-    """Has frames of one camera inspected.
-
-    Raises
-    ------
-    UsageError
-        OpenCV is not installed, or the password cannot be read.
-    """
+    """Has frames of one camera inspected, once OpenCV is there and the password can be read."""
 
     def __init__(self, settings: CameraSource, judge: Judge) -> None:
         self.settings = settings
         self.progress = Progress({"frames": 0, "inspected": 0, "dropped": 0, "connections": 0})
         self.busy = False
         self._judge = judge
-        key = f"sources.{settings.name}"
-        # FFmpeg would write a line for each damaged frame to the terminal.
-        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        try:
-            import cv2
-        except ModuleNotFoundError:
-            raise UsageError("a camera needs OpenCV", where=key, todo="Run: pip install 'blemish[camera]'") from None
-        self._cv2: Any = cv2
-        self._password = None
-        if settings.password_file is not None:
-            self._password = first_line(settings.password_file, f"{key}.password_file")
+        self._cv2: Any = None
+        self._password: str | None = None
         self._changed = threading.Condition()
         self._newest: Frame | None = None
         self._number = 0
@@ -66,6 +51,48 @@ class Camera:
             threading.Thread(target=self._watch, name=f"camera {settings.name}", daemon=True),
             threading.Thread(target=self._inspect, name=f"source {settings.name}", daemon=True),
         ]
+
+    def prepare(self) -> None:
+        """Read the password, and load OpenCV.
+
+        Raises
+        ------
+        UsageError
+            OpenCV is not installed, or the password cannot be read.
+        """
+        key = f"sources.{self.settings.name}"
+        # FFmpeg would write a line for each damaged frame to the terminal.
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        try:
+            import cv2
+        except ModuleNotFoundError:
+            raise UsageError("a camera needs OpenCV", where=key, todo="Run: pip install 'blemish[camera]'") from None
+        if self.settings.password_file is not None:
+            self._password = first_line(self.settings.password_file, f"{key}.password_file")
+        self._cv2 = cv2
+
+    def try_out(self) -> dict[str, int]:
+        """Take one frame; its width and height.
+
+        Raises
+        ------
+        UsageError
+            As `prepare`.
+        OSError
+            The camera cannot be connected to, or gives no frame.
+        """
+        self.prepare()
+        capture = self._opened()
+        if capture is None:
+            raise OSError("it cannot be connected to")
+        try:
+            fine, frame = capture.read()
+        finally:
+            capture.release()
+        if not fine or frame is None:
+            raise OSError("it gives no frame")
+        return {"width": int(frame.shape[1]), "height": int(frame.shape[0])}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -112,9 +139,9 @@ class Camera:
         while not self._stop.is_set():
             capture = None
             try:
+                if self._cv2 is None:
+                    self.prepare()
                 capture = self._opened()
-                if capture is None:
-                    raise OSError("it cannot be connected to")
                 self.progress.count("connections")
                 self._take_frames(capture, backoff)
             except StoppedError:
@@ -141,7 +168,7 @@ class Camera:
         if capture.isOpened():
             return capture
         capture.release()
-        return None
+        raise OSError(why_not(self.settings))
 
     def _take_frames(self, capture: Any, backoff: Backoff) -> None:
         due = time.monotonic()

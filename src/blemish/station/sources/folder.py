@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -44,13 +45,7 @@ OWN: Final = re.compile(r"\d{20}-")
 
 
 class Folder:
-    """Watches one folder.
-
-    Raises
-    ------
-    UsageError
-        The folder is not there, or nothing can be moved in it.
-    """
+    """Watches one folder, once it is there and things can be moved in it."""
 
     def __init__(self, settings: FolderSource, judge: Judge, store: Store, station: str, max_bytes: int) -> None:
         self.settings = settings
@@ -64,9 +59,19 @@ class Folder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source {settings.name}", daemon=True)
         self.busy = False
-        key = f"sources.{settings.name}.path"
-        if not settings.path.is_dir():
-            raise UsageError(f"{settings.path} is no folder", where=key, todo="Make it, or name another")
+        self._ready = False
+
+    def prepare(self) -> None:
+        """See that files can be moved in the folder.
+
+        Raises
+        ------
+        UsageError
+            The folder is not there, or nothing can be moved in it.
+        """
+        key = f"sources.{self.settings.name}.path"
+        if not self.settings.path.is_dir():
+            raise UsageError(f"{self.settings.path} is no folder", where=key, todo="Make it, or name another")
         try:
             for folder in (self._taken, self._done, self._refused):
                 folder.mkdir(exist_ok=True)
@@ -74,10 +79,22 @@ class Folder:
                 (folder / ".blemish").unlink()
         except OSError as error:
             raise UsageError(
-                f"nothing can be moved inside {settings.path}: {error.strerror}",
+                f"nothing can be moved inside {self.settings.path}: {error.strerror}",
                 where=key,
                 todo="Let the station write there: inspected files move to the folder done inside it",
             ) from error
+        self._ready = True
+
+    def try_out(self) -> dict[str, int]:
+        """Whether the folder can be watched, and how many images lie in it; nothing is changed.
+
+        Raises
+        ------
+        OSError
+        """
+        images = sum(is_image_name(path) and path.is_file() for path in self.settings.path.iterdir())
+        with tempfile.TemporaryFile(dir=self.settings.path):
+            return {"images": images}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -96,16 +113,21 @@ class Folder:
         backoff = Backoff(self._stop)
         while not self._stop.is_set():
             try:
+                if not self._ready:
+                    self.prepare()
                 self._finish_what_was_taken()
                 for path in self._complete():
                     self._inspect(self._take(path))
                 self.progress.connected = True
+                self.progress.problem = None
                 backoff.reset()
                 self._stop.wait(min(LONGEST_LOOK, self.settings.settle_seconds / 2))
             except StoppedError:
                 return
             except Exception as error:  # The share is away, the database is: whatever it is, the thread lives on.
-                self.progress.connected = not isinstance(error, OSError)
+                self.progress.connected = not isinstance(error, OSError | UsageError)
+                # Once it is back, it may lack the folders inside it.
+                self._ready = self._ready and self.progress.connected
                 self.progress.trouble(self.settings.name, error)
                 try:
                     backoff.wait()

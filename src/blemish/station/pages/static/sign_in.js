@@ -2,23 +2,33 @@
 
 import { Refusal, ask, leave } from "./station.js";
 
-const form = document.getElementById("sign-in");
-const problem = form.querySelector(".problem");
+const next = document.getElementById("sign-in").dataset.next;
 
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { name, password } = form.elements;
-  try {
-    await ask("POST", "/api/v1/sign-in", { name: name.value, password: password.value });
-    leave(form.dataset.next);
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    problem.textContent = error.message;
-    problem.hidden = false;
-    password.value = "";
-    password.focus();
-  }
-});
+/** Have a form sign in: with what, at which path; what is wrong is said in it, and the field of the secret emptied. */
+function signs(form, path, wanted, secret) {
+  const problem = form.querySelector(".problem");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await ask("POST", path, wanted(form.elements));
+      leave(next);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      problem.textContent = error.message;
+      problem.hidden = false;
+      form.elements[secret].value = "";
+      form.elements[secret].focus();
+    }
+  });
+}
+
+signs(
+  document.getElementById("sign-in"),
+  "/api/v1/sign-in",
+  ({ name, password }) => ({ name: name.value, password: password.value }),
+  "password",
+);
+signs(document.getElementById("display"), "/api/v1/sign-in/token", ({ token }) => ({ token: token.value.trim() }), "token");
 
 const known = await fetch("/api/v1/me").catch(() => null);
-if (known?.ok) leave(form.dataset.next);
+if (known?.ok) leave(next);

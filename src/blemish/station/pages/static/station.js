@@ -7,11 +7,12 @@ export function text(key, values = {}) {
   return texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-/** Why the station refused. code: as in errors.py, or "unreachable". */
+/** Why the station refused. code: as in errors.py, or "unreachable". fields: what is wrong with single ones. */
 export class Refusal extends Error {
-  constructor(code, message, todo) {
+  constructor(code, message, todo, fields = []) {
     super(texts[`code_${code}`] ?? message);
     this.code = code;
+    this.fields = fields;
     this.detail = [message, todo].filter(Boolean).join(". ");
   }
 }
@@ -35,7 +36,7 @@ export async function ask(method, path, sent) {
   const found = await answer.json().catch(() => ({}));
   if (answer.ok) return found;
   if (found.code === "sign_in_needed") leave(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
-  throw new Refusal(found.code ?? "unreachable", found.message ?? text("unreachable"), found.todo);
+  throw new Refusal(found.code ?? "unreachable", found.message ?? text("unreachable"), found.todo, found.fields);
 }
 
 /** Go to another page of this station. */
