@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import resource
+import selectors
 import shutil
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,9 +236,15 @@ class Sides:
         started = time.perf_counter()
         process = start(command, self.cores, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
-        line = process.stdout.readline()
+        peak = 0.0
+        with selectors.DefaultSelector() as printed:
+            printed.register(process.stdout, selectors.EVENT_READ)
+            # It may have ended when its line is read: look while it works.
+            while not printed.select(0.01):
+                with suppress(ProcessLookupError):
+                    peak = max(peak, peak_memory(process.pid))
         seconds = time.perf_counter() - started
-        peak = peak_memory(process.pid)
+        line = process.stdout.readline()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         process.communicate()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
