@@ -21,17 +21,27 @@ END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
+class Memory:
+    """In MB (2^20 bytes). resident : all of it. private : what no other process shares. processes : summed over."""
+
+    resident: float
+    private: float
+    processes: int
+
+
+@dataclass(frozen=True)
 class Running:
-    """A station that runs. pid : of its process. data : its folder."""
+    """A station that runs. pid : of its process; its models are judged by threads of it. data : its folder."""
 
     url: str
     pid: int
     data: Path
 
-    def memory(self) -> float:
-        """What the process takes, in MB: resident set size."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+    def memory(self) -> Memory:
+        """What the station takes, with the processes that it has started for trainings and scoring, if any."""
+        rollups = [_rollup(pid) for pid in (self.pid, *_children(self.pid))]
+        private = sum(one["Private_Clean"] + one["Private_Dirty"] for one in rollups)
+        return Memory(sum(one["Rss"] for one in rollups) / 1024, private / 1024, len(rollups))
 
     def processor(self) -> float:
         """Seconds of processor time that the process has taken."""
@@ -92,6 +102,17 @@ def numbered(image: bytes, number: int) -> tuple[bytes, str]:
     chunk = struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment))
     content = image[: -len(END)] + chunk + END
     return content, hashlib.sha256(content).hexdigest()
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Sums over all mappings of a process, in kB."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+    return {name.removesuffix(":"): int(size) for name, size, _ in lines}
 
 
 def _ready(url: str) -> bool:

@@ -45,10 +45,9 @@ from tiny import one_thread as one_thread  # applies to this module
 NOT_RANDOM: frozenset[str] = frozenset({"spade"})
 """Methods that draw nothing at random: every seed gives the same."""
 
-SAME_LOSSES = 0.01
-SAME_MAPS = 0.2
-"""What two processes may differ by from one, a map in parts of how far training took it. Rounding alone does that: with
-`stpm`, other weights by a millionth change the third loss by two thousandths, and that is the worst."""
+SAME_LOSSES = 2e-3
+SAME_MAPS = 0.05
+"""What two processes may differ by from one: a loss in parts of itself, a map in parts of how far training took it."""
 
 PREPARATION = Preparation(0, 255, SIZE)
 

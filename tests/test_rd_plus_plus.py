@@ -306,7 +306,7 @@ def method(**settings: object) -> ReverseDistillationPlusPlus:
 
 
 def gradient_stage(method: ReverseDistillationPlusPlus, images: int = 8) -> GradientStage:
-    first, second = method.stages(images)
+    first, second, *_ = method.stages(images)
     assert isinstance(first, PassStage)
     assert isinstance(second, GradientStage)
     return second

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from blemish.errors import UsageError
 from blemish.station.app import make_app
@@ -19,8 +22,9 @@ from blemish.station.connections import CsvSink, FolderSource
 from blemish.station.sinks import senders
 from blemish.station.sources import base, folder
 from blemish.station.station import Station
-from stations import NG, OK, document, make_model, part, settings, until
-from test_station_sinks import OPENER, Receiver, free_port
+from rtsp import RtspCamera
+from stations import NG, OK, StationProcess, document, make_model, part, settings, until
+from test_station_sinks import OPENER, Broker, Receiver, broker, free_port  # noqa: F401
 
 PASSWORD = "a word that only the broker knows"
 
@@ -203,7 +207,7 @@ def test_what_cannot_be_is_refused_when_it_is_entered(start: Callable[..., Line]
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("a,b\n1,2\n")
     camera = {"kind": "camera", "name": "top"}
-    broker = {"kind": "mqtt", "name": "plant", "host": "127.0.0.1"}
+    plant = {"kind": "mqtt", "name": "plant", "host": "127.0.0.1"}
 
     for direction, wanted, field, code in (
         ("sources", {"kind": "drone", "name": "x"}, "kind", "union_tag_invalid"),
@@ -228,10 +232,10 @@ def test_what_cannot_be_is_refused_when_it_is_entered(start: Callable[..., Line]
         ("sinks", posted(1, secret="whsec_c2hvcnQ="), "secret", "weak_secret"),
         ("sinks", posted(1, secret=None), "secret", "missing"),
         ("sinks", posted(1, url="http:///in"), "url", "url_host"),
-        ("sinks", {**broker, "port": 70000}, "port", "less_than_equal"),
-        ("sinks", {**broker, "topic": "a/#"}, "topic", "string_pattern_mismatch"),
-        ("sinks", {**broker, "ca_file": "/etc/ca.pem"}, "tls", "tls_needed"),
-        ("sinks", {**broker, "tls": True, "ca_file": str(second / "ca.pem")}, "ca_file", "no_such_file"),
+        ("sinks", {**plant, "port": 70000}, "port", "less_than_equal"),
+        ("sinks", {**plant, "topic": "a/#"}, "topic", "string_pattern_mismatch"),
+        ("sinks", {**plant, "ca_file": "/etc/ca.pem"}, "tls", "tls_needed"),
+        ("sinks", {**plant, "tls": True, "ca_file": str(second / "ca.pem")}, "ca_file", "no_such_file"),
         ("sinks", {"kind": "csv", "name": "t", "path": str(second / "t.txt")}, "path", "not_csv"),
         ("sinks", {"kind": "csv", "name": "t", "path": str(foreign)}, "path", "file_unusable"),
         ("sinks", {"kind": "csv", "name": "t", "path": str(foreign / "t.csv")}, "path", "file_unusable"),
@@ -401,6 +405,7 @@ def test_results_wait_for_a_paused_sink_and_what_waits_for_none_can_be_thrown_aw
 
 
 def test_trying_says_what_is_wrong_and_where_and_sends_one_greeting(start: Callable[..., Line]) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
     line = start()
     receiver = Receiver(port := free_port(), lambda event: 200 if event["type"] == "test" else 400)
 
@@ -419,7 +424,7 @@ def test_trying_says_what_is_wrong_and_where_and_sends_one_greeting(start: Calla
             "/sources/try",
             {"kind": "camera", "name": "c", "url": f"http://127.0.0.1:{port}/", "trigger": True},
             "url",
-            "it cannot be connected to",
+            "cannot be reached: Connection refused",
         ),
     ):
         tried = line.ask("POST", path, wanted, 200)
@@ -432,11 +437,12 @@ def test_trying_says_what_is_wrong_and_where_and_sends_one_greeting(start: Calla
 def test_secrets_lie_in_files_of_the_station_and_nowhere_else(
     start: Callable[..., Line], caplog: pytest.LogCaptureFixture
 ) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
     caplog.set_level(logging.DEBUG)
     line = start()
     port = free_port()
-    broker = {"kind": "mqtt", "name": "plant", "host": "127.0.0.1", "port": port, "user": "line", "password": PASSWORD}
-    line.ask("POST", "/sinks", broker, 201)
+    plant = {"kind": "mqtt", "name": "plant", "host": "127.0.0.1", "port": port, "user": "line", "password": PASSWORD}
+    line.ask("POST", "/sinks", plant, 201)
     line.ask("POST", "/sinks", posted(port, url=f"http://127.0.0.1:{port}/in?key=hidden-key"), 201)
     camera = {"kind": "camera", "name": "top", "url": f"http://127.0.0.1:{port}/s?pw=hidden-key", "trigger": True}
     line.ask("POST", "/sources", {**camera, "user": "u", "password": PASSWORD}, 201)
@@ -447,9 +453,9 @@ def test_secrets_lie_in_files_of_the_station_and_nowhere_else(
     assert line.one("sinks", "plant")["options"]["secret"] is True
 
     # To another host, or for another user, the password is not sent because somebody says so.
-    moved = {**broker, "port": port + 1, "password": None}
+    moved = {**plant, "port": port + 1, "password": None}
     assert line.refused("PUT", "/sinks/plant", moved)[1] == [("password", "password_again")]
-    line.ask("PUT", "/sinks/plant", {**broker, "topic": "other", "password": None}, 200)
+    line.ask("PUT", "/sinks/plant", {**plant, "topic": "other", "password": None}, 200)
     assert (
         line.station.senders.settings_of("plant").password_file.read_text() == f"{PASSWORD}\n"  # type: ignore[union-attr]
     )
@@ -469,7 +475,7 @@ def test_secrets_lie_in_files_of_the_station_and_nowhere_else(
         assert secret not in said
     wrong = line.client.post("/api/v1/sinks", json=posted(port, secret="whsec_short-secret"))
     assert "short-secret" not in wrong.text
-    refused = line.client.post("/api/v1/sinks", json={**broker, "name": "other", "port": 0})
+    refused = line.client.post("/api/v1/sinks", json={**plant, "name": "other", "port": 0})
     assert PASSWORD not in refused.text
 
     line.ask("DELETE", "/sinks/plant", expect=204)
@@ -501,3 +507,107 @@ def test_the_document_tells_of_every_field_and_code(start: Callable[..., Line]) 
     for word in ("settle_seconds", "secret", "password", "results_waiting", "from_file", "connection_invalid"):
         assert word in told
     assert '"writeOnly": true' in told
+
+
+def test_a_broker_lets_in_whoever_has_its_password_and_gets_results_at_once(
+    start: Callable[..., Line],
+    broker: Broker,  # noqa: F811
+) -> None:
+    line = start()
+    wanted = {"kind": "mqtt", "name": "plant", "host": "127.0.0.1", "port": broker.port, "user": "blemish"}
+
+    refused = line.ask("POST", "/sinks/try", {**wanted, "password": "guessed"}, 200)
+    assert (refused["works"], refused["problem"]["field"]) == (False, "host")
+    assert "Not authorized" in refused["problem"]["message"]
+    assert line.ask("POST", "/sinks/try", {**wanted, "password": "geheim"}, 200)["works"]
+    line.ask("POST", "/sinks", {**wanted, "password": "geheim"}, 201)
+    line.inspect(part(NG, 1))
+
+    until(lambda: line.one("sinks", "plant")["delivered"] == 1, "the broker has it")
+    # With what it kept, the trial of a change is let in, too.
+    assert line.ask("POST", "/sinks/try?change=true", {**wanted, "topic": "other"}, 200)["works"]
+
+
+def test_a_camera_is_tried_by_taking_a_frame_and_is_looked_through_once_it_is_added(
+    start: Callable[..., Line],
+) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'blemish[camera]'")
+
+    def frame() -> bytes:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(part(NG, shape=(96, 128)))).save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+    line = start()
+    server = RtspCamera(port := free_port(), frame, 128, 96)
+    wanted = {"kind": "camera", "name": "top", "url": f"rtsp://127.0.0.1:{port}/live", "every_seconds": 0.05}
+
+    tried = line.ask("POST", "/sources/try", wanted, 200)
+    assert tried == {"works": True, "facts": {"width": 128, "height": 96}, "problem": None}
+    assert line.ask("GET", "/inspections")["inspections"] == []
+    line.ask("POST", "/sources", wanted, 201)
+    until(lambda: line.one("sources", "top")["counts"]["inspected"], "a frame is inspected")
+    line.ask("POST", "/sources/top/pause", expect=200)
+    rested = line.one("sources", "top")
+    assert not rested["connected"]
+    assert line.refused("POST", "/sources/top/trigger")[0] == "source_unavailable"
+    line.ask("PUT", "/sources/top", {**wanted, "every_seconds": None, "trigger": True}, 200)
+    line.ask("POST", "/sources/top/resume", expect=200)
+    until(lambda: line.one("sources", "top")["connected"], "it is looked through again")
+    assert line.ask("POST", "/sources/top/trigger", expect=200)["inspections"][0]["source"] == "top"
+    server.close()
+
+
+def test_nothing_is_lost_while_results_come_and_a_sink_is_changed_and_removed_again_and_again(
+    start: Callable[..., Line],
+) -> None:
+    line = start()
+    receivers = [Receiver(port, lambda event: 200) for port in (free_port(), free_port())]
+    ports = [receiver.server.server_address[1] for receiver in receivers]
+    line.ask("POST", "/sinks", posted(ports[0]), 201)
+    sent: list[int] = []
+    ended = threading.Event()
+
+    def produce() -> None:
+        for number in range(40):
+            sent.extend(line.inspect(part(NG, number)))
+        ended.set()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    changes = 0
+    while not ended.is_set():
+        line.ask("PUT", "/sinks/mes?waiting=keep", posted(ports[changes % 2]), 200)
+        line.ask("POST", "/sinks/mes/pause", expect=200)
+        line.ask("POST", "/sinks/mes/resume", expect=200)
+        changes += 1
+    producer.join()
+    line.ask("PUT", "/sinks/mes?waiting=keep", posted(ports[0]), 200)
+
+    until(lambda: line.one("sinks", "mes")["waiting"] == 0, "everything is delivered")
+    got = [number for receiver in receivers for number in receiver.inspections()]
+    assert changes > 3
+    assert sorted(set(got)) == sorted(sent)
+    for receiver in receivers:
+        assert receiver.inspections() == sorted(receiver.inspections())
+        receiver.close()
+
+
+def test_what_was_added_is_there_after_kill_9(tmp_path: Path, tray: Path) -> None:
+    (tmp_path / "models").mkdir()
+    make_model(tmp_path / "models" / "cap.blemish")
+    process = StationProcess(tmp_path)
+    try:
+        path = tmp_path / "table.csv"
+        assert process.client.post("/api/v1/sources", json=watched(tray)).status_code == 201
+        table = {"kind": "csv", "name": "table", "path": str(path)}
+        assert process.client.post("/api/v1/sinks", json=table).status_code == 201
+        process.kill()
+        (tray / "a.png").write_bytes(part(NG, 1))
+
+        process = StationProcess(tmp_path)
+
+        until(path.exists, "what the folder gave is in the table")
+        assert [row["source"] for row in process.inspections()] == ["tray"]
+    finally:
+        process.close()

@@ -342,3 +342,60 @@ def test_pages_are_no_part_of_the_api(line: Station, signed: dict[str, TestClien
     paths = signed["admin"].get("/api/v1/openapi.json").json()["paths"]
 
     assert not {place.path for place in PLACES} & paths.keys()
+
+
+WRONG: list[tuple[str, str, dict[str, Any], set[str]]] = [
+    ("POST", "/api/v1/accounts", {"role": "king", "password": ""}, {"missing", "literal_error", "string_too_short"}),
+    ("POST", "/api/v1/accounts", {"name": "a/b", "role": "admin", "password": PASSWORD}, {"name_signs"}),
+    ("POST", "/api/v1/accounts", {"name": "a", "role": "admin", "password": "short"}, {"password_length"}),
+    (
+        "POST",
+        "/api/v1/tokens",
+        {"name": "x" * 101, "role": "machine", "more": 1},
+        {"string_too_long", "extra_forbidden"},
+    ),
+    ("POST", "/api/v1/models/cap/activate", {"version": "two"}, {"int_parsing"}),
+    ("POST", "/api/v1/models/cap/activate", {"version": 0}, {"greater_than_equal"}),
+    (
+        "POST",
+        "/api/v1/models/cap/versions/1/rates",
+        {"false_alarm_rate": 0, "review_rate": 2},
+        {"greater_than", "less_than_equal"},
+    ),
+    ("GET", "/api/v1/models/cap/versions/1/what-if?false_alarm_rate=x&review_rate=0.1", {}, {"float_parsing"}),
+    ("POST", "/api/v1/trainings", {"model": "../x", "folder": None, "method": "rd", "preset": "auto"}, {"model_signs"}),
+    ("POST", "/api/v1/trainings", {"model": "x", "folder": None, "false_alarm_rate": 1}, {"less_than"}),
+    (
+        "POST",
+        "/api/v1/models/cap/recalibrate",
+        {"mode": "no", "since": "soon"},
+        {"literal_error", "datetime_from_date_parsing"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "sent", "codes"), WRONG)
+def test_what_is_wrong_with_a_field_has_a_sentence_in_both_languages(
+    open_line: Station, method: str, path: str, sent: dict[str, Any], codes: set[str]
+) -> None:
+    answer = client_of(open_line).request(method, path, json=sent or None)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    complaints = answer.json()["fields"]
+    assert {one["code"] for one in complaints} == codes
+    for texts in LANGUAGES.values():
+        for one in complaints:
+            assert one["field"]
+            sentence = texts.all[f"field.{one['code']}"]
+            # Nothing stays blank, and the browser has the same sentence.
+            assert "{" not in sentence.format_map(one["values"])
+            assert texts.scripts[f"field_{one['code']}"] == sentence
+
+
+def test_a_page_that_is_asked_for_what_cannot_be_says_so_in_its_language(open_line: Station) -> None:
+    answer = client_of(open_line, **{"Accept-Language": "zh"}).get("/inspections?since=soon&before=0")
+
+    assert answer.status_code == 422
+    text = LANGUAGES["zh"]
+    assert f"<bdi>since</bdi></code>: {text('field.datetime_from_date_parsing')}" in answer.text
+    assert "Input should be" not in answer.text

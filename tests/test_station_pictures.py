@@ -13,8 +13,9 @@ import pytest
 
 from blemish.errors import UsageError
 from blemish.pictures import COLOURS, heatmap, overlay
-from blemish.station.archive import Archive, decode_map, encode_map, heat_map, overlaid
+from blemish.station.archive import Archive
 from blemish.station.inspections import Filter, Inspections
+from blemish.station.maps import decode_map, encode_map, heat_map, overlaid
 from blemish.station.retention import ORPHAN_SECONDS, sweep
 from blemish.station.settings import Retention
 from blemish.station.store import Store

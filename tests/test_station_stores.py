@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 from blemish.errors import UsageError
+from blemish.station import standing
 from blemish.station.app import make_app
 from blemish.station.archive import Archive
 from blemish.station.configuration import make_settings
 from blemish.station.errors import Code, StationError
+from blemish.station.settings import Retention
 from blemish.station.station import Station
-from stations import NG, OK, make_model, part, settings
+from stations import NG, OK, make_model, part, settings, until
 
 
 class Failing(MemoryFileSystem):
@@ -140,6 +143,57 @@ def test_a_store_that_fails_refuses_and_what_was_cut_short_is_written_again(tmp_
     with archive.discarding([("images", sha256)]) as discard, pytest.raises(StationError, match="no route"):
         discard("images", sha256)
     archive.close()
+
+
+def test_the_system_page_says_how_the_store_of_pictures_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "PATIENCE_SECONDS", 0.2)
+    chosen = settings(tmp_path, pictures=f"failing://{uuid.uuid4().hex}", retention=Retention(max_bytes=2**30))
+    make_model(chosen.models / "cap.blemish")
+    station = Station(chosen)
+    with TestClient(make_app(station), base_url="http://127.0.0.1") as client:
+
+        def page() -> str:
+            return " ".join(client.get("/system", headers={"Accept-Language": "en"}).text.split())
+
+        before = page()
+        assert "reachable (" in before
+        assert "How full this store is, it does not say." in before
+        assert "None has been stored since the start." in before
+        assert str(chosen.pictures) in before
+        assert client.post("/api/v1/inspect", content=part(NG)).status_code == 200
+        station.sweep()
+        after = page()
+        assert "The last one was stored at <time" in after
+        # An image and its map.
+        assert "2 files, 0.00 GiB of at most 1.00 GiB" in after
+
+        Failing.problem = RuntimeError("the bucket is gone")
+        assert "not reachable</span>" in page()
+        assert "the bucket is gone" in page()
+
+        Failing.problem = None
+        release = threading.Event()
+        monkeypatch.setattr(Failing, "_fail", lambda self: release.wait(60))
+        threads = threading.active_count()
+        for _ in range(3):
+            assert "no answer within 3 seconds" in page()
+        # However many look, one question is open.
+        assert threading.active_count() <= threads + 1
+        release.set()
+        until(lambda: "reachable (" in page(), "it answers again")
+    station.close()
+
+
+def test_pictures_on_another_disk_of_the_machine_have_that_disk_on_the_page(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, pictures=str(tmp_path / "elsewhere"))
+    station = Station(chosen)
+    with TestClient(make_app(station), base_url="http://127.0.0.1") as client:
+        page = client.get("/system", headers={"Accept-Language": "en"}).text
+    station.close()
+
+    assert page.count("GiB free of") == 2
+    assert f"<code>{tmp_path / 'elsewhere'}</code>" in page
+    assert "How full this store is" not in page
 
 
 def test_no_inspection_is_answered_that_is_not_stored(tmp_path: Path) -> None:

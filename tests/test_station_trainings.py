@@ -396,7 +396,7 @@ def test_a_real_training_outlives_nothing_and_goes_on_after_kill(tmp_path: Path)
     make_parts(tmp_path / "parts" / "discs", 12)
     options = ("--training-folder", tmp_path / "parts")
     station = StationProcess(tmp_path, *options)
-    wanted = {"model": "disc", "folder": str(tmp_path / "parts" / "discs"), "method": "padim"}
+    wanted = {"model": "disc", "folder": str(tmp_path / "parts" / "discs"), "method": "auto"}
     number = station.client.post("/api/v1/trainings", json=wanted).json()["id"]
 
     def shown() -> dict[str, Any]:
@@ -414,6 +414,7 @@ def test_a_real_training_outlives_nothing_and_goes_on_after_kill(tmp_path: Path)
         station.client.post(f"/api/v1/trainings/{number}/continue")
         until(lambda: shown()["state"] not in ("queued", "running"), "it is over", TRAINS_SLOWLY)
         assert (shown()["state"], shown()["version"]) == ("done", 1), shown()
+        assert (shown()["chosen"], shown()["why"]) == (choice.FEW, "12 images are few")
         active = {model["name"]: model["active"] for model in station.client.get("/api/v1/models").json()["models"]}
         assert active == {"cap": 1, "disc": None}
         station.client.post("/api/v1/models/disc/activate", json={"version": 1})

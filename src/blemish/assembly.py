@@ -159,6 +159,8 @@ def train(
         listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
     images = training_images(admitted, contract, Preparation(contract.low, contract.high, config.image_size))
+    if devices > 1:
+        listener.say(f"Starting {devices} processes.")
     Trainer(device, seed, folder, listener.progress, devices).fit(trained, images(plan.train))
     looked_at = [*plan.train, *(i for i in plan.calibration if i not in set(plan.train))]
     names = [admitted[i].name for i in looked_at]

@@ -1,7 +1,7 @@
 """The pictures of a station: named by their sha256, and stored, whole, before they count.
 
 PICTURES/images/ab/abcd...  what was inspected, byte for byte
-PICTURES/maps/ab/abcd...    anomaly maps as `encode_map` writes them
+PICTURES/maps/ab/abcd...    anomaly maps as `blemish.station.maps` writes them
 DATA/models/abcd....blemish every model file that was taken in
 
 PICTURES is DATA, unless a station is told another folder or the URL of a store. Either is one file system of fsspec;
@@ -12,7 +12,6 @@ keeps.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -24,19 +23,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
-from PIL import Image
 
 from blemish.errors import UsageError
-from blemish.pictures import COLOURS, Picture, overlay, png
+from blemish.station.durable import PARTIAL, write_whole
 from blemish.station.errors import StationError, storage_failed
+from blemish.station.media import suffix_of
 
 Kind = Literal["images", "maps"]
 KINDS: Final[tuple[Kind, ...]] = ("images", "maps")
@@ -44,7 +41,6 @@ KINDS: Final[tuple[Kind, ...]] = ("images", "maps")
 OWNER: Final = "owner"
 """The file in DATA and in PICTURES that says whose pictures these are."""
 
-_PARTIAL = ".partial"
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _CHANGED: Final = ("mtime", "LastModified", "last_modified", "updated", "modify", "created")
 """What file systems call the time of a file."""
@@ -67,6 +63,11 @@ class Archive:
     ----------
     pictures : a folder, or a URL that fsspec knows; None is `data`.
 
+    Attributes
+    ----------
+    place : where the pictures are, without a password. root : the same in the words of its file system.
+    local : whether that is a disk of this machine. written : when a picture was last stored, since the start.
+
     Raises
     ------
     UsageError
@@ -81,6 +82,7 @@ class Archive:
         self._changed = threading.Condition()
         self._pinned: Counter[str] = Counter()
         self._going: set[str] = set()
+        self.written: datetime | None = None
         try:
             for folder in (self.models, self._scratch):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ class Archive:
         self._lock = _lock(data)
         try:
             self._open(str(data.absolute()) if pictures is None else pictures)
-            for left_over in self.models.rglob(f"*{_PARTIAL}"):
+            for left_over in self.models.rglob(f"*{PARTIAL}"):
                 left_over.unlink()
             for folder in self._scratch.iterdir():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -100,40 +102,40 @@ class Archive:
     def _open(self, place: str) -> None:
         """Reach the store, and see that it can be used, before anything is promised."""
         self._password = _password(place)
-        shown = self._hidden(place)
+        self.place = self._hidden(place)
         try:
             self._files, root = url_to_fs(place)
-            self._root = root.rstrip("/")
-            self._local = isinstance(self._files, LocalFileSystem)
+            self.root = root.rstrip("/")
+            self.local = isinstance(self._files, LocalFileSystem)
             # What is asked from an event loop takes any thread; others may have one connection, and one caller at a
             # time. The same picture is never written by two.
-            self._turns = [threading.Lock() for _ in range(64 if self._local or self._files.async_impl else 1)]
-            for folder in (self._root, *(f"{self._root}/{kind}" for kind in KINDS)):
+            self._turns = [threading.Lock() for _ in range(64 if self.local or self._files.async_impl else 1)]
+            for folder in (self.root, *(f"{self.root}/{kind}" for kind in KINDS)):
                 if folder and not self._files.exists(folder):
                     # Not its parents: where a disk is not mounted, or a bucket is missing, none is made instead.
                     with suppress(FileExistsError):
                         self._files.mkdir(folder, create_parents=False)
             theirs = self._owner()
-            if not self._local:
-                check = f"{self._root}/check"
+            if not self.local:
+                check = f"{self.root}/check"
                 self._put(check, b"check")
                 self._files.rm_file(check)
         except Exception as error:  # Each store has exceptions of its own.
             raise UsageError(
                 f"the pictures cannot be stored there: {self._words(error)}",
-                where=shown,
+                where=self.place,
                 todo="See that it exists, can be reached and may be written, and that what it needs to sign in is set",
             ) from error
         if theirs != (self.data / OWNER).read_bytes():
             raise UsageError(
                 "another station keeps its pictures there",
-                where=shown,
+                where=self.place,
                 todo="Give this one a place of its own. If it is the same station with a new --data folder, copy the "
                 f"file {OWNER} from there into that folder",
             )
-        if self._local:
+        if self.local:
             for kind in KINDS:
-                for left_over in Path(self._root, kind).rglob(f"*{_PARTIAL}"):
+                for left_over in Path(self.root, kind).rglob(f"*{PARTIAL}"):
                     left_over.unlink()
 
     def _owner(self) -> bytes:
@@ -141,7 +143,7 @@ class Archive:
         own = self.data / OWNER
         if not own.exists():
             write_whole(own, secrets.token_hex(16).encode())
-        place = f"{self._root}/{OWNER}"
+        place = f"{self.root}/{OWNER}"
         try:
             return bytes(self._files.cat_file(place))
         except FileNotFoundError:
@@ -173,6 +175,7 @@ class Archive:
                     # One of another size was cut short by the end of a station, or of a connection.
                     if self._size(path) != len(content):
                         self._put(path, content)
+                        self.written = datetime.now(UTC)
             yield names
         finally:
             with self._changed:
@@ -191,9 +194,21 @@ class Archive:
             try:
                 return bytes(self._files.cat_file(self.path(kind, sha256)))
             except FileNotFoundError:
-                if self._files.exists(f"{self._root}/{OWNER}"):
+                if self._files.exists(f"{self.root}/{OWNER}"):
                     return None
                 raise
+
+    def probe(self) -> None:
+        """Ask the store for a sign of life: for the file that says whose pictures these are.
+
+        Raises
+        ------
+        StationError
+            storage_failed.
+        """
+        with self._refusing(), self._turn("00"):
+            self._files.invalidate_cache()
+            self._files.cat_file(f"{self.root}/{OWNER}")
 
     def copy(self, kind: Kind, sha256: str, folder: Path) -> Path | None:
         """Give a picture a file in a folder of this machine, named as its content is; None if it is not here.
@@ -203,7 +218,7 @@ class Archive:
         StationError
             storage_failed.
         """
-        if self._local:
+        if self.local:
             source = Path(self.path(kind, sha256))
             with suppress(OSError):  # a file system without links, another disk, or there is no such picture
                 with source.open("rb") as file:
@@ -241,7 +256,7 @@ class Archive:
 
     def path(self, kind: Kind, sha256: str) -> str:
         """Where a picture is, or would be, in the file system."""
-        return f"{self._root}/{kind}/{sha256[:2]}/{sha256}"
+        return f"{self.root}/{kind}/{sha256[:2]}/{sha256}"
 
     def pictures(self) -> Iterator[Kept]:
         """Every picture that is stored; what else lies there is none of the station's.
@@ -252,7 +267,7 @@ class Archive:
             storage_failed.
         """
         for kind in KINDS:
-            for folder in self._listed(f"{self._root}/{kind}"):
+            for folder in self._listed(f"{self.root}/{kind}"):
                 for found in self._listed(folder["name"]) if folder["type"] == "directory" else ():
                     name = str(found["name"]).rpartition("/")[2]
                     if _NAME.fullmatch(name) and found["type"] == "file":
@@ -275,7 +290,7 @@ class Archive:
 
     def _put(self, path: str, content: bytes) -> None:
         """Store a file. On a disk of this machine, it is complete and on the disk, or not there."""
-        if self._local:
+        if self.local:
             write_whole(Path(path), content)
             return
         try:
@@ -298,7 +313,7 @@ class Archive:
         except StationError:
             raise
         except Exception as error:  # Each store has exceptions of its own.
-            raise storage_failed(self._words(error), remote=not self._local) from error
+            raise storage_failed(self._words(error), remote=not self.local) from error
 
     def _words(self, error: Exception) -> str:
         return self._hidden((isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__)
@@ -347,40 +362,6 @@ def _password(place: str) -> str:
     return found[1] if found else ""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either complete, and on the disk, or not there.
-
-    Its folder is made if that is missing, but not the one above: a disk that is not mounted is not written beside.
-    """
-    if not path.parent.exists():
-        with suppress(FileExistsError):
-            path.parent.mkdir()
-        sync_folder(path.parent.parent)
-    partial = path.with_name(f"{path.name}.{threading.get_ident()}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a new name in a folder survive a power cut."""
-    if os.name == "nt":  # Windows opens no folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _lock(data: Path) -> sqlite3.Connection:
     """Hold the folder for this process. The lock of a database file goes with the process, however that ends."""
     lock = sqlite3.connect(data / "lock", timeout=0, isolation_level=None, check_same_thread=False)
@@ -394,62 +375,3 @@ def _lock(data: Path) -> sqlite3.Connection:
             todo="Stop that one, or give this one a --data of its own",
         ) from error
     return lock
-
-
-_SUFFIXES: Final = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/bmp": ".bmp",
-    "image/tiff": ".tif",
-    "image/webp": ".webp",
-}
-
-
-def media_type(content: bytes) -> str:
-    """The media type by the first bytes; what is no image must not be shown as one."""
-    for start, name in (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"BM", "image/bmp"),
-        (b"II", "image/tiff"),
-        (b"MM", "image/tiff"),
-    ):
-        if content.startswith(start):
-            return name
-    return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else "application/octet-stream"
-
-
-def suffix_of(content: bytes) -> str:
-    """What the name of a file with this content ends in; nothing, if it is no image."""
-    return _SUFFIXES.get(media_type(content), "")
-
-
-# What is kept of an anomaly map: for each pixel one byte, its place on the scale from 0 to twice the threshold, that
-# scale of `pictures` whose colours people see. 128 and more are exactly the marked pixels.
-
-LAST_CALM: Final = 127
-"""The last byte of an unmarked pixel."""
-
-
-def encode_map(anomaly_map: NDArray[np.float32], threshold: float) -> bytes:
-    """An anomaly map, H x W, as a grey PNG: one byte a pixel; 0..127 unmarked, 128..255 marked."""
-    marked = anomaly_map > threshold
-    relative = anomaly_map / threshold if threshold > 0 else np.where(marked, 2.0, 0.0)
-    place = np.rint(np.clip(relative / 2, 0, 1) * 255)
-    return png(np.where(marked, np.maximum(place, LAST_CALM + 1), np.minimum(place, LAST_CALM)).astype(np.uint8))
-
-
-def decode_map(content: bytes) -> NDArray[np.uint8]:
-    """What `encode_map` wrote, uint8 H x W."""
-    with Image.open(io.BytesIO(content)) as picture:
-        return np.asarray(picture.convert("L"))
-
-
-def heat_map(codes: NDArray[np.uint8]) -> Picture:
-    """The colours of a decoded map, uint8 H x W x 3."""
-    return COLOURS[codes]
-
-
-def overlaid(image: Picture, codes: NDArray[np.uint8]) -> Picture:
-    """A decoded map laid over its image, with the outline of the marked pixels."""
-    return overlay(image, codes.astype(np.float32) / 127.5, 1.0, codes > LAST_CALM)

@@ -20,12 +20,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
-from blemish.station.connections import CameraSource, FolderSource, Sink, Source, secret_file, shown
+from blemish.station.connections import CameraSource, FolderSource, Sink, Source, shown
 from blemish.station.entered import Wanted, options_of, secret_of, sink_of, source_of
 from blemish.station.errors import Code, Complaint, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.keeping import Secrets
 from blemish.station.outbox import Outbox
+from blemish.station.replacing import against_change, with_hidden, with_query
 from blemish.station.sinks import Senders
 from blemish.station.sources import Sources
 from blemish.station.store import Store
@@ -149,7 +150,7 @@ class Connecting:
 
                 def write(session: Session) -> None:
                     stored = session.get_one(ConnectionRow, row.id)
-                    stored.options = _with_hidden(options_of(wanted), settings)
+                    stored.options = with_hidden(options_of(wanted), settings)
                     stored.secret = secret
                     detail: dict[str, Any] = {"before": shown(before), "after": shown(settings)}
                     detail |= self._decide(session, settings, before, waiting)
@@ -349,7 +350,7 @@ class Connecting:
     ) -> Iterator[tuple[Source | Sink, str | None]]:
         """The settings that were entered, checked, and the file of their secret; a new one goes if the block fails."""
         before = None if row is None else self._known(direction, wanted.name if trial else row.name)
-        complaints = _of_change(wanted, before)
+        complaints = against_change(wanted, before)
         if complaints:
             raise _invalid(complaints)
         secret = secret_of(wanted)
@@ -362,7 +363,7 @@ class Connecting:
         fine = False
         try:
             settings = self._settings(direction, wanted.name, options_of(wanted), self.secrets.path(made or kept))
-            settings = _with_query(settings, before)
+            settings = with_query(settings, before)
             complaints = self.checks.complaints(settings, self.sources, self.outbox)
             if complaints:
                 raise _invalid(complaints)
@@ -382,39 +383,3 @@ class Connecting:
 def _invalid(complaints: list[Complaint]) -> StationError:
     first = complaints[0]
     return StationError(Code.CONNECTION_INVALID, first.message, where=first.field, fields=complaints)
-
-
-def _of_change(wanted: Wanted, before: Source | Sink | None) -> list[Complaint]:
-    """What speaks against one connection taking the place of another."""
-    if before is None:
-        return []
-    if wanted.name != before.name:
-        return [Complaint("name", "name_fixed", "a name cannot be changed: remove it, and add another")]
-    if wanted.kind != before.kind:
-        return [Complaint("kind", "kind_fixed", "a kind cannot be changed: remove it, and add another")]
-    if secret_of(wanted) is None and secret_file(before) is not None and _login(wanted) not in (None, _login(before)):
-        # Else whoever is at the page could have it sent to an address of their own.
-        again = "where the password is sent to has changed, so it has to be entered again"
-        return [Complaint("password", "password_again", again)]
-    return []
-
-
-def _login(one: Any) -> tuple[Any, ...] | None:
-    """Where a password is sent to, and whose it is; None if there is none to send."""
-    if one.kind not in ("camera", "mqtt") or one.user is None:
-        return None
-    if one.kind == "camera":
-        return one.user, one.device, one.url and one.url.split("/")[:3]
-    return one.user, one.host, one.port, one.tls
-
-
-def _with_query(settings: Source | Sink, before: Source | Sink | None) -> Source | Sink:
-    """What stands behind the question mark of a url is never shown; who leaves the rest of it as it was, keeps it."""
-    old, new = getattr(before, "url", None), getattr(settings, "url", None)
-    if old is None or new is None or "?" in new or old.partition("?")[0] != new:
-        return settings
-    return settings.model_copy(update={"url": old})
-
-
-def _with_hidden(options: dict[str, Any], settings: Source | Sink) -> dict[str, Any]:
-    return {**options, "url": settings.url} if options.get("url") and hasattr(settings, "url") else options

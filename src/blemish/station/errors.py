@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
-from blemish.errors import BlemishError
+from blemish.errors import BlemishError, UsageError
 
 
 class Code(StrEnum):
@@ -128,6 +128,14 @@ class Complaint:
     def document(self) -> dict[str, Any]:
         """As it stands in the body of an answer."""
         return {"field": self.field, "code": self.code, "message": self.message, "values": dict(self.values)}
+
+
+class FieldError(UsageError):
+    """Wrong use of one field, such as a password that is too short. complaint : what is wrong with it."""
+
+    def __init__(self, complaint: Complaint, *, todo: str | None = None) -> None:
+        self.complaint = complaint
+        super().__init__(complaint.message, todo=todo)
 
 
 class StationError(BlemishError):

@@ -27,7 +27,8 @@ from blemish.decisions import Calibration
 from blemish.errors import ModelFileError
 from blemish.modelfile import SUFFIX, ModelFile, open_model_file
 from blemish.runtime import Detector, detector_of
-from blemish.station.archive import Archive, sync_folder
+from blemish.station.archive import Archive
+from blemish.station.durable import sync_folder
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.settings import Settings

@@ -21,8 +21,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from blemish.errors import UsageError
-from blemish.station.errors import Code, StationError
+from blemish.station.errors import Code, Complaint, FieldError, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.store import Store
 from blemish.station.tables import Account, AuditEntry, SignIn, Token, now
@@ -372,7 +371,9 @@ class People:
 
     def _hashed(self, password: str) -> str:
         if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-            raise UsageError(f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+            reach = {"least": str(SHORTEST_PASSWORD), "most": str(LONGEST_PASSWORD)}
+            what = f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+            raise FieldError(Complaint("password", "password_length", what, reach))
         with self._hashing:
             return self._hasher.hash(password)
 
@@ -407,8 +408,9 @@ def _count(session: Session, role: str | None = None) -> int:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be a name", todo="Use up to 100 letters and digits, and _ . @ - between them"
+        raise FieldError(
+            Complaint("name", "name_signs", f"{name!r} cannot be a name"),
+            todo="Use up to 100 letters and digits, and _ . @ - between them",
         )
 
 

@@ -25,11 +25,17 @@ ORPHAN_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Swept:
-    """inspections : that lost their pictures. files, bytes : that were removed."""
+    """inspections : that lost their pictures. files, bytes : that were removed.
+
+    kept, kept_bytes : that are there still. at : when it began.
+    """
 
     inspections: int
     files: int
     bytes: int
+    kept: int
+    kept_bytes: int
+    at: datetime
 
 
 def sweep(store: Store, archive: Archive, station: str, rules: Retention, at: datetime | None = None) -> Swept:
@@ -62,11 +68,19 @@ def sweep(store: Store, archive: Archive, station: str, rules: Retention, at: da
                 inspections, files, freed, excess = inspections + len(batch), files + n, freed + size, excess - size
                 if excess <= 0:
                     break
-    orphans = ((kept.kind, kept.sha256) for kept in archive.pictures() if kept.changed < time.time() - ORPHAN_SECONDS)
-    for chunk in _chunks(orphans):
+    there = there_bytes = 0
+
+    def old() -> Iterator[tuple[Kind, str]]:
+        nonlocal there, there_bytes
+        for one in archive.pictures():
+            there, there_bytes = there + 1, there_bytes + one.size
+            if one.changed < time.time() - ORPHAN_SECONDS:
+                yield one.kind, one.sha256
+
+    for chunk in _chunks(old()):
         n, size = _discard_unused(store, archive, station, chunk)
-        files, freed = files + n, freed + size
-    return Swept(inspections, files, freed)
+        files, freed, there, there_bytes = files + n, freed + size, there - n, there_bytes - size
+    return Swept(inspections, files, freed, there, there_bytes, moment)
 
 
 def classes() -> dict[str, ColumnElement[bool]]:

@@ -15,22 +15,24 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
-from blemish.station.archive import Archive, Kind, encode_map
+from blemish.station.archive import Archive, Kind
 from blemish.station.comparison import Comparing
 from blemish.station.connecting import Connecting
 from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Hours, Inspections, RequestKey
+from blemish.station.maps import encode_map
 from blemish.station.measuring import Metrics
 from blemish.station.models import Models
 from blemish.station.outbox import Event, Outbox
 from blemish.station.people import People
 from blemish.station.recalibration import Recalibrating
 from blemish.station.rescoring import Rescoring
-from blemish.station.retention import sweep
+from blemish.station.retention import Swept, sweep
 from blemish.station.settings import DEFAULT_NAME, Settings
 from blemish.station.sinks import Senders
 from blemish.station.sources import Sources
+from blemish.station.standing import Looking
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
 from blemish.station.trainings import Trainings
@@ -114,6 +116,8 @@ class Station:
             self.comparing = Comparing(self.models, self.inspections, self.rescoring)
             self.models.start()
             self._close = undo.pop_all()
+        self.looking = Looking(self.archive)
+        self.swept: Swept | None = None
         self.started = now()
         self.draining = False
         self._end = math.inf
@@ -291,7 +295,7 @@ class Station:
     def sweep(self) -> None:
         """Remove pictures whose time is over, and keys of requests that nobody sends again."""
         self.inspections.forget_keys(now() - timedelta(days=KEY_DAYS))
-        swept = sweep(self.store, self.archive, self.settings.name, self.settings.retention)
+        self.swept = swept = sweep(self.store, self.archive, self.settings.name, self.settings.retention)
         if swept.files:
             log.info("Retention removed %d pictures, %d bytes", swept.files, swept.bytes)
 

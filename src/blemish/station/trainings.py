@@ -23,10 +23,10 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import select, update
 
-from blemish.errors import ModelFileError, UsageError
+from blemish.errors import ModelFileError
 from blemish.modelfile import SUFFIX
 from blemish.station.archive import Archive
-from blemish.station.errors import Code, StationError, storage_failed
+from blemish.station.errors import Code, Complaint, FieldError, StationError, storage_failed
 from blemish.station.inspections import Filter, Inspections, audit_entry
 from blemish.station.models import NAME, Models
 from blemish.station.processes import end, start
@@ -196,8 +196,9 @@ class Trainings:
         if self._stopped.is_set():
             raise StationError(Code.DRAINING, "the station is shutting down", retry_after=5)
         if not NAME.fullmatch(wanted.model):
-            raise UsageError(
-                f"{wanted.model!r} cannot be a model's name", todo="Use letters, digits, and _ . - between them"
+            raise FieldError(
+                Complaint("model", "model_signs", f"{wanted.model!r} cannot be a model's name"),
+                todo="Use letters, digits, and _ . - between them",
             )
         self._need_packages()
         options: dict[str, Any] = {"method": wanted.method, "preset": wanted.preset}

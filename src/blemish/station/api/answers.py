@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from blemish.errors import UsageError
 from blemish.station.connections import KINDS
-from blemish.station.errors import STATUS, Code, Complaint, StationError
+from blemish.station.errors import STATUS, Code, Complaint, FieldError, StationError
 from blemish.station.station import Station
 
 HEADERS: Final = {
@@ -100,7 +100,11 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UsageError)
     async def _wrong_use(request: Request, error: UsageError) -> JSONResponse:
-        return answer(request, StationError(Code.INVALID_REQUEST, error.what, where=error.where, todo=error.todo))
+        fields = [error.complaint] if isinstance(error, FieldError) else []
+        return answer(
+            request,
+            StationError(Code.INVALID_REQUEST, error.what, where=error.where, todo=error.todo, fields=fields),
+        )
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -20,9 +20,10 @@ from blemish.images import ImageContract, read, to_display
 from blemish.pictures import Picture, outline, png, thumbnail, webp
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Reviewing, TheStation
-from blemish.station.archive import LAST_CALM, decode_map, heat_map, media_type, overlaid
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Answer, Filter, Label, RequestKey, VerdictName, place_in_queue
+from blemish.station.maps import LAST_CALM, decode_map, heat_map, overlaid
+from blemish.station.media import media_type
 from blemish.station.station import Sent, Station
 from blemish.station.tables import Inspection, Review
 

@@ -17,6 +17,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from blemish import __version__
 from blemish.errors import UsageError
 from blemish.pages import percent
+from blemish.station.api.answers import complaint
 from blemish.station.api.guards import COOKIE, the_station
 from blemish.station.errors import Code, StationError
 from blemish.station.pages.texts import LANGUAGES, language_of
@@ -118,9 +119,8 @@ class PageRoute(APIRoute):
             except UsageError as error:
                 return _refused(request, StationError(Code.INVALID_REQUEST, error.what, todo=error.todo))
             except RequestValidationError as error:
-                found = error.errors()[0]
-                place = ".".join(str(part) for part in found["loc"])
-                return _refused(request, StationError(Code.INVALID_REQUEST, str(found["msg"]), where=place))
+                fields = [complaint(one) for one in error.errors()]
+                return _refused(request, StationError(Code.INVALID_REQUEST, fields[0].message, fields=fields))
 
         return page
 
@@ -137,7 +137,8 @@ def _refused(request: Request, error: StationError) -> Response:
         return RedirectResponse(f"/sign-in?next={quote(wanted, safe='')}", 303)
     station.metrics.refused.labels(error.code.value).inc()
     frame = Frame(request, getattr(request.state, "who", None))
-    answer = frame.page("refusal.html.jinja", error.status, error=error.document())
+    fields = [(one.field, frame.text.of_field(one)) for one in error.fields]
+    answer = frame.page("refusal.html.jinja", error.status, error=error.document(), fields=fields)
     answer.headers.update(error.headers)
     return answer
 

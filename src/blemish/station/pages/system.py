@@ -16,6 +16,7 @@ from blemish.station.api.guards import TheStation
 from blemish.station.api.inspections import Before
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
 from blemish.station.people import Right
+from blemish.station.standing import Standing
 from blemish.station.station import Station
 from blemish.station.tables import Inspection
 
@@ -33,6 +34,7 @@ LOW_DISK = 0.1
 def system(frame: TheFrame, station: TheStation, before: Before = None) -> HTMLResponse:
     """Health, queues, disk, database, versions; for an admin also people, tokens and the audit log."""
     disk = shutil.disk_usage(station.settings.data)
+    pictures = station.looking.standing()
     with station.store.read() as session:
         inspections, last = session.execute(select(func.count(), func.max(Inspection.time))).one()
     return frame.page(
@@ -42,7 +44,10 @@ def system(frame: TheFrame, station: TheStation, before: Before = None) -> HTMLR
         states=station.models.states(),
         queue=station.settings.queue,
         disk=disk,
-        low=disk.free < LOW_DISK * disk.total,
+        low=disk.free < LOW_DISK * disk.total or _low(pictures),
+        pictures=pictures,
+        elsewhere=station.settings.pictures is not None,
+        swept=station.swept,
         data=station.settings.data,
         database=station.store.engine.url.render_as_string(hide_password=True),
         database_bytes=_size(station),
@@ -62,6 +67,10 @@ def _people(station: Station, before: int | None) -> dict[str, Any]:
         "entries": entries[:AUDIT_ROWS],
         "older": entries[AUDIT_ROWS - 1].id if len(entries) > AUDIT_ROWS else None,
     }
+
+
+def _low(pictures: Standing) -> bool:
+    return pictures.free is not None and pictures.total is not None and pictures.free < LOW_DISK * pictures.total
 
 
 def _size(station: Station) -> int | None:

@@ -12,6 +12,8 @@ from typing import Final
 
 from starlette.requests import HTTPConnection
 
+from blemish.station.errors import Complaint
+
 COOKIE: Final = "blemish_language"
 
 
@@ -21,7 +23,8 @@ class Texts:
     Attributes
     ----------
     code : of the language, as in the name of its file. tag : as HTML wants it. name : of the language, in itself.
-    scripts : what our JavaScript says, by key, with code_CODE, why_REASON, verdict_VERDICT and label_LABEL.
+    scripts : what our JavaScript says, by key, with code_CODE, why_REASON, verdict_VERDICT, label_LABEL and
+        field_COMPLAINT.
     """
 
     def __init__(self, code: str, table: dict[str, dict[str, str]]) -> None:
@@ -29,7 +32,13 @@ class Texts:
         self.tag = table["language"]["tag"]
         self.name = table["language"]["name"]
         self.scripts = dict(table["script"])
-        for section, start in (("error", "code"), ("why", "why"), ("verdict", "verdict"), ("label", "label")):
+        for section, start in (
+            ("error", "code"),
+            ("why", "why"),
+            ("verdict", "verdict"),
+            ("label", "label"),
+            ("field", "field"),
+        ):
             self.scripts |= {f"{start}_{key}": text for key, text in table[section].items()}
         self.all = {f"{section}.{key}": text for section, keys in table.items() for key, text in keys.items()}
 
@@ -42,6 +51,11 @@ class Texts:
             There is no such text, or a value for it is missing.
         """
         return self.all[key].format_map(values)
+
+    def of_field(self, complaint: Complaint) -> str:
+        """What is wrong with one field of what was sent."""
+        sentence = self.all.get(f"field.{complaint.code}", self.all["field.other"])
+        return sentence.format_map({"message": complaint.message, **complaint.values})
 
 
 def _read(code: str) -> Texts:

@@ -80,12 +80,10 @@ class Camera:
         UsageError
             As `prepare`.
         OSError
-            The camera cannot be connected to, or gives no frame.
+            The camera cannot be opened, or gives no frame.
         """
         self.prepare()
         capture = self._opened()
-        if capture is None:
-            raise OSError("it cannot be connected to")
         try:
             fine, frame = capture.read()
         finally:

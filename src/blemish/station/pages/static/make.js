@@ -30,7 +30,7 @@ export async function working(form, work) {
     await work();
   } catch (error) {
     if (error.code === undefined) throw error;
-    problem.textContent = error.detail || error.message;
+    problem.textContent = error.full;
     problem.hidden = false;
   } finally {
     button.disabled = false;

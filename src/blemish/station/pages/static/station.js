@@ -13,8 +13,20 @@ export class Refusal extends Error {
     super(texts[`code_${code}`] ?? message);
     this.code = code;
     this.fields = fields;
-    this.detail = [message, todo].filter(Boolean).join(". ");
+    this.detail = fields.length ? fields.map(inWords).join(" ") : [message, todo].filter(Boolean).join(". ");
   }
+
+  /** All that there is to say of it. */
+  get full() {
+    return this.detail && this.detail !== this.message ? `${this.message}: ${this.detail}` : this.message;
+  }
+}
+
+/** What is wrong with one field, in the language of the page; the field by its label, where the page has it. */
+function inWords({ field, code, message, values = {} }) {
+  const control = document.getElementsByName(field)[0] ?? document.getElementById(field);
+  const sentence = texts[`field_${code}`] ?? texts.field_other;
+  return `${control?.labels?.[0]?.textContent.trim() ?? field}: ${sentence.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? message)}`;
 }
 
 /**
@@ -59,7 +71,7 @@ export function say(message, problem = false) {
 /** Say why something was refused. */
 export function complain(error) {
   if (!(error instanceof Refusal)) throw error;
-  say(error.detail && error.detail !== error.message ? `${error.message}: ${error.detail}` : error.message, true);
+  say(error.full, true);
 }
 
 const DAY = { year: "numeric", month: "2-digit", day: "2-digit" };
