@@ -4,8 +4,7 @@
     python benchmarks/station_soak.py demo/gears.blemish demo/gears/test --requests 20000
 
 Prints resident and private memory after every thousand requests, then how private memory changes over the last half of
-them: the slope of a straight line with its 95 % interval; at the end, what the station took of processor and disk. Linux
-only.
+them: the slope of a straight line with its 95 % interval; and what the station took of processor and disk. Linux only.
 """
 
 from __future__ import annotations
