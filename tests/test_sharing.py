@@ -20,15 +20,25 @@ ROWS = {"even": 6, "uneven": 7, "one each": 3, "fewer than processes": 1}
 class Body(nn.Module):
     """Everything that a network may have: two inputs, lists of levels, and all that looks beyond a row."""
 
+    by_rows = ("beside",)
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Dropout(0.3), nn.ReLU())
         self.second = nn.Sequential(nn.Conv2d(6, 4, 3, 2, bias=False), BatchNormAct2d(4), nn.InstanceNorm2d(4))
         self.flat = nn.BatchNorm1d(5, momentum=0.3)
+        self.rows: list[int] = []
 
     def forward(self, levels: list[Tensor], codes: Tensor) -> list[Tensor]:
+        self.rows.append(len(levels[0]))
         first = self.first(levels[0] + levels[1])
         return [first, self.second(first), self.flat(codes)]
+
+    def beside(self, image: Tensor) -> Tensor:
+        """Calls `forward`, whose work is not to be divided a second time."""
+        codes = image.mean((2, 3)).repeat(2, 1) @ image.new_ones(3, 5)
+        result: Tensor = self([image, image], codes)[0]
+        return result
 
 
 class Whole(nn.Module):
@@ -51,6 +61,7 @@ class Whole(nn.Module):
             + (first * torch.rand(first.shape)).square().mean().sqrt()
             + flat.std(0).sum() * first.mean()
             + (flat[0] * flat[-1]).sum()
+            + self.body.beside(image).square().mean()
         )
 
 
@@ -88,37 +99,55 @@ class Steps:
                     found[f"{name} {step}"] = parameter.grad.contiguous().clone()
                     parameter -= 0.01 * parameter.grad
                     parameter.grad = None
+        found["rows"] = torch.tensor(whole.body.rows)
         return found | {name: buffer.clone() for name, buffer in whole.named_buffers()}
 
 
+@dataclass(frozen=True)
+class Found:
+    """What one process finds and what the last of several does, by the kind of batch."""
+
+    processes: int
+    by_one: dict[str, dict[str, Tensor]]
+    by_several: dict[str, dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module", params=[(2, False), (3, True)], ids=["two", "three, channels last"])
-def both(request: pytest.FixtureRequest) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """What one process finds and what several do, by the kind of batch."""
+def found(request: pytest.FixtureRequest) -> Found:
     processes, channels_last = request.param
     heard: list[dict[str, bytes]] = []
     steps = Steps(channels_last)
     work_together(steps, processes, backend="gloo", threads=1, hear=heard.append)
     assert len(heard) == 1
-    return {name: (steps.take(rows, Share()), load(heard[0][name])) for name, rows in ROWS.items()}
+    by_one = {name: steps.take(rows, Share()) for name, rows in ROWS.items()}
+    return Found(processes, by_one, {name: load(content) for name, content in heard[0].items()})
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_values_gradients_and_statistics_are_those_of_one_process(
-    both: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]], rows: str
-) -> None:
-    wanted, got = both[rows]
+def test_values_gradients_and_statistics_are_those_of_one_process(found: Found, rows: str) -> None:
+    wanted, got = dict(found.by_one[rows]), found.by_several[rows]
     assert wanted.keys() == got.keys()
+    del wanted["rows"]
     for name, tensor in wanted.items():
         # What one process computes in one sum, several compute in parts: the last bits of float32.
         limit = 2e-5 * max(1.0, float(tensor.abs().max()))
         assert float((got[name] - tensor).abs().max()) <= limit, name
-    assert int(got["body.flat.num_batches_tracked"]) == 2
+    assert int(got["body.flat.num_batches_tracked"]) == 4
 
 
-def test_random_numbers_are_those_of_one_process(both: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]) -> None:
-    for wanted, got in both.values():
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_network_sees_a_part_where_there_is_one_for_each_process(found: Found, rows: str) -> None:
+    whole = ROWS[rows]
+    part = -(-whole // found.processes) if whole >= found.processes else whole
+    assert found.by_one[rows]["rows"].tolist() == [whole] * 4
+    assert found.by_several[rows]["rows"].tolist() == [part] * 4
+
+
+def test_random_numbers_are_those_of_one_process(found: Found) -> None:
+    for rows in ROWS:
         for step in range(2):
-            assert torch.equal(wanted[f"next draw {step}"], got[f"next draw {step}"])
+            name = f"next draw {step}"
+            assert torch.equal(found.by_one[rows][name], found.by_several[rows][name])
 
 
 def test_a_part_is_contiguous_and_the_parts_are_all() -> None:
