@@ -12,16 +12,13 @@ arrays, with one thread. A ratio is a rival's time over that of `measure`, which
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
-import venv
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-RIVALS = ("anomalib==2.7.*", "torchmetrics", "scikit-learn", "adeval==1.1.*")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+from rivals import heading, make_environment, threads
 
 Maps = np.ndarray[Any, np.dtype[np.float32]]
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
@@ -140,28 +136,6 @@ def installed(package: str) -> bool:
     return True
 
 
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores, one used; {platform.system()}, Python {platform.python_version()}"
-
-
-def make_environment(folder: Path) -> Path:
-    """The Python of a virtual environment with all rivals in `folder`, made if it is not there."""
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not python.exists():
-        constraints = Path(__file__).parents[1] / "constraints.txt"
-        torch = [line for line in constraints.read_text().split() if line.startswith(("torch==", "torchvision=="))]
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *torch, *RIVALS], check=True)
-    return python
-
-
 def time_rivals(folder: Path) -> None:
     """Time every rival on the arrays in `folder`, and print a JSON line for each."""
     maps, masks = np.load(folder / "maps.npy"), np.load(folder / "masks.npy")
@@ -188,7 +162,7 @@ def main() -> None:
     if chosen.time_rivals:
         time_rivals(chosen.time_rivals)
         return
-    print(f"{datetime.date.today()}; {machine()}; NumPy {np.__version__}")
+    print(heading(["blemish", "numpy"], [0]))
     exact(chosen.maps, chosen.size, chosen.seed, chosen.repeat, chosen.rivals)
     streaming(chosen.maps, chosen.large_size, chosen.seed)
 
@@ -221,7 +195,7 @@ def exact(n: int, size: int, seed: int, repeat: int, environment: Path | None) -
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **ONE_THREAD},
+            env={**os.environ, **threads(1)},
         )
         assert process.stdout is not None
         for text in process.stdout:

@@ -45,7 +45,7 @@ def look(number: int) -> None:
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = Allocated
     found = mallinfo()
-    private = Running("", os.getpid()).memory().private
+    private = Running("", os.getpid(), Path()).memory().private
     print(
         f"{number:11}  {private:10.1f}  {found.uordblks / 2**20:9.2f}  {found.fordblks / 2**20:7.2f}"
         f"  {len(gc.get_objects()):10}  {sys.getallocatedblocks():8}  {threading.active_count():7}",

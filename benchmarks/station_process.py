@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import subprocess
 import sys
@@ -30,16 +31,32 @@ class Memory:
 
 @dataclass(frozen=True)
 class Running:
-    """A station that runs. pid : of its process. Its models are judged by threads of that process."""
+    """A station that runs. pid : of its process; its models are judged by threads of it. data : its folder."""
 
     url: str
     pid: int
+    data: Path
 
     def memory(self) -> Memory:
         """What the station takes, with the processes that it has started for trainings and scoring, if any."""
         rollups = [_rollup(pid) for pid in (self.pid, *_children(self.pid))]
         private = sum(one["Private_Clean"] + one["Private_Dirty"] for one in rollups)
         return Memory(sum(one["Rss"] for one in rollups) / 1024, private / 1024, len(rollups))
+
+    def processor(self) -> float:
+        """Seconds of processor time that the process has taken."""
+        # After the name in brackets, which may hold spaces: user and system time are the 12th and 13th field.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def disk(self) -> dict[str, float]:
+        """What its folder takes, in MB: "database", without the log before it of at most 4 MB, "images" and "maps"."""
+        places = {"database": "station.db", "images": "images/**/*", "maps": "maps/**/*"}
+        sizes = {
+            kind: sum(path.stat().st_size for path in self.data.glob(place) if path.is_file())
+            for kind, place in places.items()
+        }
+        return {kind: size / 1e6 for kind, size in sizes.items()}
 
 
 @contextmanager
@@ -60,7 +77,7 @@ def station(model: Path, folder: Path, *options: object) -> Iterator[Running]:
             url = log.read_text().partition("Blemish station on ")[2].split()[0]
             while not _ready(url):
                 time.sleep(0.05)
-            yield Running(url, process.pid)
+            yield Running(url, process.pid, folder / "data")
         finally:
             process.terminate()
             status = process.wait(120)

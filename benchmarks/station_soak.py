@@ -4,7 +4,7 @@
     python benchmarks/station_soak.py demo/gears.blemish demo/gears/test --requests 20000
 
 Prints resident and private memory after every thousand requests, then how private memory changes over the last half of
-them: the slope of a straight line with its 95 % interval. Linux only.
+them: the slope of a straight line with its 95 % interval; and what the station took of processor and disk. Linux only.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
         station(wanted.model, Path(folder)) as running,
         httpx.Client(base_url=running.url, timeout=300) as http,
     ):
+        used = running.processor()
         print("requests  resident MB  private MB  processes  images/s")
         start = time.monotonic()
         for number in range(wanted.requests + 1):
@@ -52,6 +53,9 @@ def main() -> None:
                 start = time.monotonic()
             content, _ = numbered(pictures[number % len(pictures)], number)
             http.post("/api/v1/inspect", content=content).raise_for_status()
+        took = 1e3 * (running.processor() - used) / (wanted.requests + 1)
+        print(f"processor time of the station: {took:.1f} ms a request")
+        print("disk: " + ", ".join(f"{kind} {size:.2f} MB" for kind, size in running.disk().items()))
     print(slope([one for one in seen if one[0] >= wanted.requests / 2]))
 
 

@@ -62,6 +62,21 @@ def test_onnx_runtime_shares_the_usable_cores_out_and_lets_idle_threads_sleep(
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
+@pytest.mark.parametrize("runtime", installed_runtimes())
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_a_process_told_to_keep_to_one_core_does_so(model: Path, runtime: RuntimeName) -> None:
+    """ONNX Runtime left to itself ties a thread to each core of the machine, whatever the process is bound to."""
+    code = (
+        "import os, numpy, blemish\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        f"detector = blemish.load({str(model)!r}, runtime={runtime!r})\n"
+        "detector.inspect(numpy.zeros((72, 80, 3), numpy.uint8))\n"
+        "print({core for thread in os.listdir('/proc/self/task') for core in os.sched_getaffinity(int(thread))})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str({min(os.sched_getaffinity(0))})
+
+
 @needs_openvino
 def test_openvino_answers_keep_their_values_after_the_next_image(model: Path) -> None:
     graph = open_graph(open_model_file(model).graph, 1, "openvino")

@@ -551,6 +551,7 @@ def test_the_callers_random_state_and_settings_stay(images: TrainingImages, dete
                 Trainer("cpu", SEED, None, dies_after(8)).fit(toy(), images)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
         assert torch.is_grad_enabled()
     finally:
         torch.use_deterministic_algorithms(False)

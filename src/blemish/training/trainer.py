@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -371,9 +371,14 @@ def repeatable() -> Iterator[None]:
     """Deterministic algorithms while training, the caller's random state and settings untouched afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tensors: Any = torch.utils.deterministic
+    fills = tensors.fill_uninitialized_memory
     with torch.random.fork_rng():
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Every new tensor would be written twice: a tenth of a training step. Nothing here reads what nothing wrote.
+        tensors.fill_uninitialized_memory = False
         try:
             yield
         finally:
+            tensors.fill_uninitialized_memory = fills
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
