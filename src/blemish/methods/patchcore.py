@@ -100,17 +100,25 @@ class PatchCore(Method):
         Ours: a bank that was learned before competes with the new patches for a place, and is so extended.
         """
         before = self.bank[self.bank_norms > 0]
-        patches: list[Tensor] = []
+        # Room for all at once: many small tensors and then one of all would take twice the memory.
+        vectors = before.new_empty(len(before) + images * self.grid**2, self.dimension)
+        vectors[: len(before)] = before
+        done = len(before)
+
+        def collect(image: Tensor) -> None:
+            nonlocal done
+            patches = self.embed(image)
+            vectors[done : done + len(patches)] = patches
+            done += len(patches)
 
         def finish(generator: torch.Generator, progress: Callable[[float], None]) -> None:
-            vectors = torch.cat([before, *patches])
             wanted = len(before) + int(self.config.coreset * (len(vectors) - len(before)))
             count = max(1, min(wanted, self.config.bank_limit))
             chosen = greedy_coreset(vectors, count, generator, progress=progress)
             self.bank = vectors[chosen].contiguous()
             self.bank_norms = self.bank.square().sum(1)
 
-        yield PassStage("memory bank", lambda image: patches.append(self.embed(image)), finish)
+        yield PassStage("memory bank", collect, finish)
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Squared distance of each patch to the bank (section 3.3), as the published code has it.
