@@ -366,7 +366,7 @@ def trained(parts: list[Path]) -> tuple[CascadePatchRetrieval, list[float]]:
 
     def listen(stage: str, done: float, note: str = "") -> None:
         if note:
-            seen.append(float(note.split()[1]))
+            seen.append(float(note.rpartition(" ")[2]))
 
     made = method(steps=25, learning_rate=0.01)
     Trainer("cpu", 0, None, listen).fit(made, TrainingImages(parts, ImageContract(), PREPARATION))

@@ -1308,7 +1308,7 @@ def test_ctrl_c_in_the_verb_says_that_it_goes_on(
     assert len(catalogued) == catalog.find_entry("caps").files[0].bytes
     status, _, err = cli("data", "get", "caps", "--accept-licence")
     assert status == 130
-    assert "a download goes on where it was" in err
+    assert "the same command goes on from there" in err
     assert (tmp_path / "caps.download" / "caps-train.zip.part").stat().st_size == 100
 
 

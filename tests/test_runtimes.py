@@ -67,8 +67,9 @@ def test_onnx_runtime_shares_the_usable_cores_out_and_lets_idle_threads_sleep(
 def test_a_process_told_to_keep_to_one_core_does_so(model: Path, runtime: RuntimeName) -> None:
     """ONNX Runtime left to itself ties a thread to each core of the machine, whatever the process is bound to."""
     code = (
-        "import os, numpy, blemish\n"
+        "import os\n"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "import numpy, blemish\n"
         f"detector = blemish.load({str(model)!r}, runtime={runtime!r})\n"
         "detector.inspect(numpy.zeros((72, 80, 3), numpy.uint8))\n"
         "print({core for thread in os.listdir('/proc/self/task') for core in os.sched_getaffinity(int(thread))})"
