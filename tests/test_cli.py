@@ -582,6 +582,16 @@ def test_a_config_file_gives_what_the_command_does_not(
         ("metod: padim", "there is no option 'metod'. Options are method, contaminated, teacher"),
         ("set: 3", "`set` is not a mapping of hyper-parameters"),
         ("a: [", "it cannot be read as YAML"),
+        ("devices: two", "`devices` is not a whole number"),
+        ("devices: true", "`devices` is not a whole number"),
+        ("folds: 2.5", "`folds` is not a whole number"),
+        ("false-alarm-rate: 1 %", "`false-alarm-rate` is not a number"),
+        ("range: 200", "`range` is not two numbers, [LOW, HIGH]"),
+        ("range: [0, high]", "`range` is not two numbers, [LOW, HIGH]"),
+        ("contaminated: 20", "`contaminated` is not true or false"),
+        ("method: [padim]", "`method` is not a text"),
+        ("preset: quick", "`preset` is not one of auto, fast, paper"),
+        ("device:", "`device` is not one of auto, cpu, cuda"),
     ],
 )
 def test_a_config_file_that_makes_no_sense(cli: Cli, content: str, said: str, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def read_config(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If the file is not there, is not a mapping, or names an option that does not exist.
+        If the file is not there, is not a mapping, or names an option that does not exist or cannot have this value.
     """
     import yaml
 
@@ -177,7 +177,34 @@ def read_config(path: Path, given: dict[str, Any]) -> dict[str, Any]:
         known = names.get(str(name).replace("-", "_"))
         if known is None:
             raise UsageError(f"there is no option '{name}'", where=path, todo=f"Options are {', '.join(names)}")
-        if known == "settings" and not isinstance(value, dict):
-            raise UsageError("`set` is not a mapping of hyper-parameters", where=path)
+        if wanted := unlike(known, value):
+            raise UsageError(f"`{name}` is not {wanted}", where=path)
         options[known] = value
     return options
+
+
+TEXTS = {"method", "teacher", "layout", "weights"}
+WHOLE = {"folds", "seed", "devices"}
+CHOICES: dict[str, type[StrEnum]] = {"preset": Preset, "depth": Depth, "device": Device}
+
+
+def unlike(option: str, value: object) -> str:
+    """What the value of an option in a file should be and is not, in words; nothing if it is."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if option == "settings":
+        fits, wanted = isinstance(value, dict), "a mapping of hyper-parameters"
+    elif option == "contaminated":
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif option in TEXTS:
+        fits, wanted = isinstance(value, str), "a text"
+    elif option in WHOLE:
+        fits, wanted = number and isinstance(value, int), "a whole number"
+    elif option in CHOICES:
+        names = [str(choice) for choice in CHOICES[option]]
+        fits, wanted = value in names, f"one of {', '.join(names)}"
+    elif option == "value_range":
+        fits = isinstance(value, list) and len(value) == 2 and not any(unlike("", one) for one in value)
+        wanted = "two numbers, [LOW, HIGH]"
+    else:
+        fits, wanted = number, "a number"
+    return "" if fits else wanted
