@@ -18,7 +18,7 @@ from PIL import Image
 
 from blemish.errors import UsageError
 from blemish.station.app import make_app
-from blemish.station.connections import CsvSink, FolderSource
+from blemish.station.connections.kinds import CsvSink, FolderSource
 from blemish.station.sinks import senders
 from blemish.station.sources import base, folder
 from blemish.station.station import Station

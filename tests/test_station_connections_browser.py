@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blemish.station.connections import FolderSource
+from blemish.station.connections.kinds import FolderSource
 from blemish.station.pages.texts import LANGUAGES
 from stations import NG, OK, part, until
 from test_station_browser import Line, browser, line, open_tab, playwright, pytestmark  # noqa: F401

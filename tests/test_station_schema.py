@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 import stations
 from blemish.station.app import make_app
-from blemish.station.connections import CsvSink, FolderSource
+from blemish.station.connections.kinds import CsvSink, FolderSource
 from blemish.station.station import Station
 
 EXAMPLES = 5

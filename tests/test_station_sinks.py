@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from blemish.errors import UsageError
 from blemish.station.app import make_app
-from blemish.station.connections import CsvSink, MqttSink, WebhookSink
+from blemish.station.connections.kinds import CsvSink, MqttSink, WebhookSink
 from blemish.station.drift.watch import COMPONENTS
 from blemish.station.settings import Drift
 from blemish.station.sinks import senders

@@ -22,7 +22,7 @@ from blemish.errors import UsageError
 from blemish.station.app import make_app
 from blemish.station.archive import Archive
 from blemish.station.configuration import make_settings, parse_configuration
-from blemish.station.connections import CameraSource, FolderSource
+from blemish.station.connections.kinds import CameraSource, FolderSource
 from blemish.station.errors import Code, StationError, database_unavailable
 from blemish.station.inspections import Filter
 from blemish.station.sources import base, folder, reaching

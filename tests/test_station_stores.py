@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 from blemish.errors import UsageError
-from blemish.station import standing
+from blemish.station import archive_state
 from blemish.station.app import make_app
 from blemish.station.archive import Archive
 from blemish.station.configuration import make_settings
@@ -146,7 +146,7 @@ def test_a_store_that_fails_refuses_and_what_was_cut_short_is_written_again(tmp_
 
 
 def test_the_system_page_says_how_the_store_of_pictures_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(archive_state, "PATIENCE_SECONDS", 0.2)
     chosen = settings(tmp_path, pictures=f"failing://{uuid.uuid4().hex}", retention=Retention(max_bytes=2**30))
     make_model(chosen.models / "cap.blemish")
     station = Station(chosen)

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from blemish.errors import UsageError
-from blemish.station.connections import KINDS
+from blemish.station.connections.kinds import KINDS
 from blemish.station.settings import Settings
 
 

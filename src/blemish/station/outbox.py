@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from blemish.station.connections import CsvSink, Sink
+from blemish.station.connections.kinds import CsvSink, Sink
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import audit_entry
 from blemish.station.store import Store

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from blemish.cores import usable_cores
 from blemish.runtime import RuntimeChoice
-from blemish.station.connections import ConfiguredPath, Sink, Source
+from blemish.station.connections.kinds import ConfiguredPath, Sink, Source
 
 MEBIBYTE = 2**20
 DEFAULT_NAME = "station"

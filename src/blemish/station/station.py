@@ -16,8 +16,10 @@ from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
 from blemish.station.archive import Archive, Kind
+from blemish.station.archive_state import Looking
 from blemish.station.comparison import Comparing
-from blemish.station.connecting import Connecting
+from blemish.station.connections.connecting import Connecting
+from blemish.station.connections.trial import Checks
 from blemish.station.drift import Monitor, Seen
 from blemish.station.errors import Code, StationError
 from blemish.station.inspections import Hours, Inspections, RequestKey
@@ -32,11 +34,9 @@ from blemish.station.retention import Swept, sweep
 from blemish.station.settings import DEFAULT_NAME, Settings
 from blemish.station.sinks import Senders
 from blemish.station.sources import Sources
-from blemish.station.standing import Looking
 from blemish.station.store import Store
 from blemish.station.tables import Inspection, now
 from blemish.station.trainings import Trainings
-from blemish.station.trial import Checks
 from blemish.station.worker import Judged
 
 log = logging.getLogger(__name__)

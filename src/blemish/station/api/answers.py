@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from blemish.errors import UsageError
-from blemish.station.connections import KINDS
+from blemish.station.connections.kinds import KINDS
 from blemish.station.errors import STATUS, Code, Complaint, FieldError, StationError
 from blemish.station.station import Station
 

@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 from blemish.station.api.answers import FieldRefusal, refusals
 from blemish.station.api.flow import Name, SinkShown, SourceShown
 from blemish.station.api.guards import Managing, TheStation
-from blemish.station.connecting import Waiting
-from blemish.station.entered import SinkWanted, SourceWanted
+from blemish.station.connections.connecting import Waiting
+from blemish.station.connections.entered import SinkWanted, SourceWanted
+from blemish.station.connections.trial import Found
 from blemish.station.errors import Code, StationError
 from blemish.station.station import Station
-from blemish.station.trial import Found
 
 router = APIRouter(prefix="/api/v1", tags=["sources and sinks"])
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blemish.station.api.answers import refusals
 from blemish.station.api.guards import Inspecting, Looking, Managing, TheStation
 from blemish.station.api.inspections import LARGEST_KEY, Before, Inspected, InspectionShown, Limit
-from blemish.station.connections import Origin
+from blemish.station.connections.kinds import Origin
 from blemish.station.errors import Code
 from blemish.station.sinks import SinkState
 from blemish.station.sources import SourceState

@@ -9,8 +9,8 @@ from fastapi import Depends, Query
 from fastapi.responses import HTMLResponse
 
 from blemish.station.api.guards import TheStation
-from blemish.station.connections import MqttFields
-from blemish.station.entered import CameraWanted, CsvWanted, FolderWanted, MqttWanted, WebhookWanted
+from blemish.station.connections.entered import CameraWanted, CsvWanted, FolderWanted, MqttWanted, WebhookWanted
+from blemish.station.connections.kinds import MqttFields
 from blemish.station.errors import Code, StationError
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
 from blemish.station.people import Right

@@ -14,9 +14,9 @@ from sqlalchemy import func, select
 
 from blemish.station.api.guards import TheStation
 from blemish.station.api.inspections import Before
+from blemish.station.archive_state import Standing
 from blemish.station.pages.frame import Frame, Place, page_router, seen_by
 from blemish.station.people import Right
-from blemish.station.standing import Standing
 from blemish.station.station import Station
 from blemish.station.tables import Inspection
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from blemish.station.connections import CsvSink
+from blemish.station.connections.kinds import CsvSink
 from blemish.station.sinks.delivery import RefusedError, UnreachableError
 from blemish.station.tables import Inspection, OutboxEntry, now
 

@@ -10,7 +10,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from blemish.station.connections import MqttSink, first_line
+from blemish.station.connections.kinds import MqttSink, first_line
 from blemish.station.sinks.delivery import RefusedError, UnreachableError
 from blemish.station.tables import OutboxEntry
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from blemish.errors import UsageError
-from blemish.station.connections import MqttSink, Origin, Sink, WebhookSink, shown
+from blemish.station.connections.kinds import MqttSink, Origin, Sink, WebhookSink, shown
 from blemish.station.errors import StationError
 from blemish.station.outbox import Outbox
 from blemish.station.sinks.csv_file import CsvFile

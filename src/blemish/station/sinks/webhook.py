@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from blemish import __version__
-from blemish.station.connections import WebhookSink
+from blemish.station.connections.kinds import WebhookSink
 from blemish.station.sinks.delivery import RefusedError, UnreachableError
 from blemish.station.tables import OutboxEntry
 

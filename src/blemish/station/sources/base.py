@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from blemish.station.connections import Origin
+from blemish.station.connections.kinds import Origin
 from blemish.station.errors import StationError
 from blemish.station.tables import Inspection, now
 

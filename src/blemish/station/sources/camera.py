@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blemish.errors import UsageError
-from blemish.station.connections import CameraSource, first_line
+from blemish.station.connections.kinds import CameraSource, first_line
 from blemish.station.errors import Code, StationError
 from blemish.station.sources.base import Backoff, Judge, Progress, StoppedError
 from blemish.station.sources.reaching import why_not

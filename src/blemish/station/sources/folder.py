@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 
 from blemish.data.files import is_image_name
 from blemish.errors import UsageError
-from blemish.station.connections import FolderSource
+from blemish.station.connections.kinds import FolderSource
 from blemish.station.durable import sync_folder
 from blemish.station.sources.base import Backoff, Judge, Progress, StoppedError, patiently
 from blemish.station.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from blemish.station.connections import CameraSource
+from blemish.station.connections.kinds import CameraSource
 
 DEVICES = Path("/dev")
 PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blemish.station.connections import FolderSource, Origin, Source, shown
+from blemish.station.connections.kinds import FolderSource, Origin, Source, shown
 from blemish.station.errors import Code, StationError
 from blemish.station.sources.base import Judge, Progress, SourceState
 from blemish.station.sources.camera import Camera

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, field_validator, model_validator
 
-from blemish.station.connections import (
+from blemish.station.connections.kinds import (
     CameraFields,
     CsvFields,
     FolderFields,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blemish.station.connections import Sink, Source, secret_file
-from blemish.station.entered import Wanted, secret_of
+from blemish.station.connections.entered import Wanted, secret_of
+from blemish.station.connections.kinds import Sink, Source, secret_file
 from blemish.station.errors import Complaint
 
 

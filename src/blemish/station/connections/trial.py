@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from blemish.errors import UsageError
-from blemish.station.connections import CameraSource, CsvSink, FolderSource, MqttSink, Sink, Source
+from blemish.station.connections.kinds import CameraSource, CsvSink, FolderSource, MqttSink, Sink, Source
 from blemish.station.errors import Complaint
 from blemish.station.models import Models
 from blemish.station.outbox import Outbox

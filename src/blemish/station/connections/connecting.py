@@ -20,18 +20,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from blemish.errors import UsageError
-from blemish.station.connections import CameraSource, FolderSource, Sink, Source, shown
-from blemish.station.entered import Wanted, options_of, secret_of, sink_of, source_of
+from blemish.station.connections.entered import Wanted, options_of, secret_of, sink_of, source_of
+from blemish.station.connections.kinds import CameraSource, FolderSource, Sink, Source, shown
+from blemish.station.connections.replacing import against_change, with_hidden, with_query
+from blemish.station.connections.secret_files import Secrets
+from blemish.station.connections.trial import Checks, Found, tried
 from blemish.station.errors import Code, Complaint, StationError
 from blemish.station.inspections import audit_entry
-from blemish.station.keeping import Secrets
 from blemish.station.outbox import Outbox
-from blemish.station.replacing import against_change, with_hidden, with_query
 from blemish.station.sinks import Senders
 from blemish.station.sources import Sources
 from blemish.station.store import Store
 from blemish.station.tables import ConnectionRow, now
-from blemish.station.trial import Checks, Found, tried
 
 Direction = Literal["source", "sink"]
 Waiting = Literal["keep", "discard"]
