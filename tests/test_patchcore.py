@@ -100,3 +100,11 @@ def test_the_graph_agrees_with_both_options() -> None:
     graph = OnnxRuntimeGraph(export_graph(made, PREPARATION, ImageContract()))
     pictures = [part(0), part(4), part(100), part(101, defect=True)]
     assert check_parity(graph, made, PREPARATION, pictures).images == 4
+
+
+def test_the_graph_of_a_wide_teacher_takes_any_batch() -> None:
+    made = fitted(dimension=10)
+    assert len(made.pool_levels) == 2
+    assert made.pool_patch.outputs == made.bank.shape[1] == 10
+    graph = OnnxRuntimeGraph(export_graph(made, PREPARATION, ImageContract()))
+    assert check_parity(graph, made, PREPARATION, [part(100 + i) for i in range(4)]).images == 4

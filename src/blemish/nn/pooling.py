@@ -27,6 +27,6 @@ class AdaptivePooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """... x inputs -> ... x outputs."""
         index, weight = self.get_buffer("index"), self.get_buffer("weight")
-        gathered = x[..., index.flatten()].reshape(*x.shape[:-1], *index.shape)
-        pooled: Tensor = (gathered * weight).sum(-1)
+        # A graph keeps the sizes that reshape was given while it was traced; this has none.
+        pooled: Tensor = (x[..., index] * weight).sum(-1)
         return pooled
