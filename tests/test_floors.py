@@ -32,6 +32,7 @@ FLOORS = (
     ("nn",),
     ("methods",),
     ("training",),
+    ("search",),
     ("export",),
     ("evaluation",),
     ("quantisation",),
@@ -66,8 +67,8 @@ RUNTIME = {
     *("markupsafe", "pydantic_core"),
 }
 """What may be imported where there is no torch: the package's dependencies, and what is Jinja2's and pydantic's own."""
-QUANTISATION = {"onnx"}
-"""What may be imported there besides; the extra `train` brings it."""
+GRAPHS = {"onnx"}
+"""What quantisation and the search in integers may import there besides; the extra `train` brings it."""
 STATION = {
     "fastapi",
     "starlette",
@@ -171,7 +172,7 @@ def complaints(module: str, found: Import) -> Iterator[str]:
         if other in WITH_TORCH and own not in WITH_TORCH | {""} and not (found.typing or (own == "cli" and found.late)):
             yield f"imports {other}, which needs torch"
     elif package not in sys.stdlib_module_names and own not in WITH_TORCH:
-        allowed = RUNTIME | {"station": STATION, "quantisation": QUANTISATION}.get(own, set())
+        allowed = RUNTIME | {"station": STATION, "quantisation": GRAPHS, "search": GRAPHS}.get(own, set())
         if package not in allowed and not (package in ONLY_FROM_INSIDE_A_VERB and own == "cli" and found.late):
             yield f"imports {package}"
         elif own == "":

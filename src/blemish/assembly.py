@@ -27,7 +27,7 @@ from blemish.console import Listener, Silent
 from blemish.data import Dataset, combine, open_categories, open_dataset
 from blemish.decisions import Calibration, calibrate
 from blemish.errors import ModelFileError, TeacherError, TrainingError, UsageError
-from blemish.export import InspectionNetwork, check_parity, export_graph, pack_learned, unpack_learned
+from blemish.export import InspectionNetwork, pack_learned, proven_graph, unpack_learned
 from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, ImageContract, contract_for, read, to_display
 from blemish.methods import Method, MethodConfig, NamesSuspects, find_method
@@ -45,7 +45,7 @@ from blemish.modelfile import (
 from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
 from blemish.runtime import Detector
-from blemish.runtime.graph import Graph, OnnxRuntimeGraph
+from blemish.runtime.graph import Graph
 from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
@@ -238,10 +238,8 @@ def deliver(
     preparation = Preparation(contract.low, contract.high, config.image_size)
     listener.say("Exporting the graph and checking it against torch.")
     listener.progress("exporting", 0.0)
-    content = export_graph(trained, preparation, contract)
-    graph = OnnxRuntimeGraph(content)
     some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
-    parity = check_parity(graph, trained, preparation, some)
+    content, graph, parity = proven_graph(trained, preparation, contract, some)
     listener.progress("exporting", 1.0)
 
     if plan.kind == "split":

@@ -25,7 +25,8 @@ from blemish.methods import Method
 from blemish.modelfile import ModelFile, Parity
 from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
-from blemish.runtime.graph import Graph
+from blemish.runtime.graph import Graph, OnnxRuntimeGraph
+from blemish.search import search_in_integers
 
 OPSET = 18
 PARITY_LIMIT = 1e-3
@@ -53,8 +54,14 @@ class InspectionNetwork(nn.Module):
         return resize(anomaly_map, height.to(torch.float32), width.to(torch.float32)), score
 
 
-def export_graph(method: Method, preparation: Preparation, contract: ImageContract) -> bytes:
+def export_graph(
+    method: Method, preparation: Preparation, contract: ImageContract, *, integer_search: bool = True
+) -> bytes:
     """The ONNX graph of a trained method: batch, height and width are free.
+
+    Parameters
+    ----------
+    integer_search : whether large banks are searched in integers; see `search`.
 
     Raises
     ------
@@ -90,10 +97,36 @@ def export_graph(method: Method, preparation: Preparation, contract: ImageContra
     model = onnx.load_from_string(traced.getvalue())
     model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(contract.depth))
     fold_padding(model)
+    if integer_search:
+        search_in_integers(model)
     _forget_origin(model)
     _describe(model, method, contract)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def proven_graph(
+    method: Method, preparation: Preparation, contract: ImageContract, images: Sequence[NDArray[Any]]
+) -> tuple[bytes, Graph, Parity]:
+    """The graph of a trained method, itself as bytes and opened, and how closely it agrees with torch.
+
+    Where it searches in integers and does not agree, it searches in float32 instead.
+
+    Raises
+    ------
+    ExportError
+        The method is too large for a graph, or no graph agrees with torch on `images`; see `check_parity`.
+    """
+    content = export_graph(method, preparation, contract)
+    graph: Graph = OnnxRuntimeGraph(content)
+    try:
+        return content, graph, check_parity(graph, method, preparation, images)
+    except ExportError:
+        exact = export_graph(method, preparation, contract, integer_search=False)
+        if exact == content:
+            raise
+    graph = OnnxRuntimeGraph(exact)
+    return exact, graph, check_parity(graph, method, preparation, images)
 
 
 def fold_padding(model: onnx.ModelProto) -> None:
