@@ -91,10 +91,15 @@ def fit(job: Job) -> Figures:
 
 
 def prepare(job: Job) -> Figures:
-    """Train on a few images; write the model file and, if the row wants it and the gate allows it, the int8 twin."""
+    """Train on a few images; write the model file and, if the row wants it, the int8 twin.
+
+    Where the gate refuses the twin, its graph alone is written beside: what it takes does not depend on the gate.
+    """
     from blemish.console import Silent
     from blemish.errors import ExportError
-    from blemish.quantisation import quantise
+    from blemish.images import read
+    from blemish.modelfile import open_model_file
+    from blemish.quantisation import find_again, integer_graph, quantise
 
     train(job, Silent())
     if "int8" not in job["exports"]:
@@ -102,8 +107,17 @@ def prepare(job: Job) -> Figures:
     try:
         quantise(job["model"], job["source"], job["int8"], Silent())
     except ExportError as error:
+        file = open_model_file(job["model"])
+        _, training = find_again(file, Path(job["source"]))
+        shown = [read(path, file.manifest.images) for path in training]
+        refused_graph(job).write_bytes(integer_graph(file.graph, shown, 0.0)[0])
         return {"refused": str(error)}
     return {}
+
+
+def refused_graph(job: Job) -> Path:
+    """Where the int8 graph lies that the gate did not let become a model file."""
+    return Path(job["int8"]).with_suffix(".onnx")
 
 
 def train(job: Job, listener: Any) -> Any:
@@ -154,7 +168,10 @@ def inspect(job: Job) -> Figures:
 
 
 def network(job: Job) -> Figures:
-    """One image, the graph only: milliseconds on each runtime, float32 and int8; and the ceilings."""
+    """One image, the graph only: milliseconds on each runtime, float32 and int8; and the ceilings.
+
+    And in bfloat16 on OpenVINO, which Blemish asks no runtime for, with what that changes in the map.
+    """
     import numpy as np
 
     from blemish.modelfile import open_model_file
@@ -167,22 +184,45 @@ def network(job: Job) -> Figures:
     models = {"float32": content}
     if Path(job["int8"]).exists():
         models["int8"] = open_model_file(Path(job["int8"])).graph
+    elif refused_graph(job).exists():
+        models["int8, refused"] = refused_graph(job).read_bytes()
     titles = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     jobs: dict[str, Any] = {}
     for runtime in installed_runtimes():
         for precision, model in models.items():
             for name, graph, given in (
                 ("", model, image),
-                ("ceiling ", ceiling_graph("int8" if precision == "int8" else "float32"), ceiling_input()),
+                ("ceiling ", ceiling_graph("int8" if "int8" in precision else "float32"), ceiling_input()),
             ):
                 opened = open_graph(graph, threads, runtime)
                 jobs[f"{name}{titles[runtime]} {precision}"] = lambda opened=opened, given=given: opened.run(given)
+    changes: Figures = {}
+    if "openvino" in installed_runtimes():
+        in_bfloat = {"": (content, image), "ceiling ": (ceiling_graph(), ceiling_input())}
+        for name, (graph, given) in in_bfloat.items():
+            request = bfloat_request(graph, threads)
+            jobs[f"{name}OpenVINO bfloat16, not offered"] = lambda request=request, given=given: request.infer(
+                {"image": given}
+            )
+        exact, _ = open_graph(content, threads).run(image)
+        rounded = jobs["OpenVINO bfloat16, not offered"]()["anomaly_map"]
+        changes["bfloat16's error"] = float(np.abs(rounded - exact).max() / np.abs(exact).max())
     times = in_turn(jobs, job["runs"])
     # With one thread both are the same on a quiet machine; on a busy one, only processor time is the graph's.
     return {name: processor if threads == 1 else clock for name, (clock, processor) in times.items()} | {
         "operations": operations(content, image.shape),
         "ceiling operations": CEILING_OPERATIONS,
+        **changes,
     }
+
+
+def bfloat_request(graph: bytes, threads: int) -> Any:
+    """A graph on OpenVINO, computed in bfloat16."""
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    return core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()
 
 
 ROWS = {
