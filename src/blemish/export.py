@@ -95,6 +95,8 @@ def export_graph(
             dynamic_axes={"image": free, "anomaly_map": free, "score": {0: "batch"}},
         )
     model = onnx.load_from_string(traced.getvalue())
+    # Large constants are in both.
+    del traced
     model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(contract.depth))
     fold_padding(model)
     if integer_search:
@@ -181,10 +183,18 @@ def _at_every_size(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, ND
     names = [*dict.fromkeys(name for name in names if name)]
     if not names:
         return {}
-    asked = onnx.ModelProto()
-    asked.CopyFrom(model)
-    del asked.graph.output[:]
-    asked.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    # Only what leads to them: the rest may have hundreds of megabytes of constants.
+    graph = model.graph
+    asked = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.node, "asked", graph.input, [onnx.helper.make_empty_tensor_value_info(name) for name in names]
+        ),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+    _drop_unused(asked.graph)
+    used = {name for node in asked.graph.node for name in node.input}.union(names)
+    asked.graph.initializer.extend(each for each in graph.initializer if each.name in used)
     session = onnxruntime.InferenceSession(asked.SerializeToString(), providers=["CPUExecutionProvider"])
     kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
     one, other = (session.run(names, {"image": np.zeros(shape, kind)}) for shape in [(1, 97, 101, 3), (2, 60, 45, 3)])

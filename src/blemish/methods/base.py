@@ -96,7 +96,7 @@ class PassStage:
     name: str
     collect: Callable[[Tensor], None]
     finish: Callable[[torch.Generator, Callable[[float], None]], None]
-    batch_size: int = 8
+    batch_size: int = 16
 
 
 Stage = GradientStage | PassStage

@@ -58,57 +58,65 @@ class PatchDistributions(Method):
         self.register_buffer("whitening", torch.zeros(self.grid**2, self.features, self.features))
         self.head = MapHead([self.grid], config.image_size, config.sigma, align_corners=False)
 
-    def embed(self, image: Tensor) -> Tensor:
-        """The chosen channels of all levels on one grid, by location: B x 3 x S x S -> hw x D x B.
+    def select(self, image: Tensor) -> Tensor:
+        """The chosen channels of all levels on one grid: B x 3 x S x S -> B x D x h x w.
 
         Coarser levels are repeated, as in the paper; finer ones are averaged.
         """
         levels = []
+        last = 0
         for i, features in enumerate(self.teacher(image)):
+            # Chosen before they are enlarged: half of the channels or more are never looked at.
+            first, last = last, last + features.shape[1]
+            begin, end = torch.searchsorted(self.chosen, torch.tensor([first, last], device=image.device)).tolist()
+            if begin == end:
+                continue
+            features = features[:, self.chosen[begin:end] - first].contiguous(memory_format=torch.channels_last)
             average = getattr(self, f"average{i}")
             if average is None:
                 levels.append(F.interpolate(features, (self.grid, self.grid), mode="nearest"))
             else:
                 levels.append(average @ features @ average.T)
-        return torch.cat(levels, 1)[:, self.chosen].flatten(2).permute(2, 1, 0)
+        return torch.cat(levels, 1)
 
     def stages(self, images: int) -> Iterator[Stage]:
         """One pass: sums, then means and covariances."""
         count = 0
-        shift = torch.zeros_like(self.mean)
-        total = torch.zeros_like(self.mean)
-        squares = torch.zeros_like(self.whitening)
+        shift = torch.zeros_like(self.mean).transpose(1, 2)
+        total = torch.zeros_like(shift)
+        # Where the whitening will be: of the largest tensors there is one at any time.
+        squares = self.whitening.zero_()
 
         def collect(image: Tensor) -> None:
             nonlocal count
-            x = self.embed(image)
+            x = self.select(image).flatten(2).permute(2, 0, 1)
             if count == 0:
                 # Sums around the first images' mean: around zero, float32 would cancel.
-                shift.copy_(x.mean(2, keepdim=True))
-            x = x - shift
-            total.add_(x.sum(2, keepdim=True))
-            squares.baddbmm_(x, x.transpose(1, 2))
+                shift.copy_(x.mean(1, keepdim=True))
+            x = torch.sub(x, shift, out=x.new_empty(x.shape))
+            total.add_(x.sum(1, keepdim=True))
+            squares.baddbmm_(x.transpose(1, 2), x)
             count += image.shape[0]
 
         def finish(_: torch.Generator, progress: Callable[[float], None]) -> None:
             if count < 2:
                 raise TrainingError("PaDiM needs at least two training images", todo="Add images")
-            mean = total / count
-            covariance = (squares - count * mean @ mean.transpose(1, 2)) / (count - 1)
+            mean = total.div_(count)
+            covariance = squares.baddbmm_(mean.transpose(1, 2), mean, alpha=-count).div_(count - 1)
             covariance.diagonal(dim1=1, dim2=2).add_(self.config.regularisation)
-            self.mean.copy_(shift + mean)
+            self.mean.copy_((shift + mean).transpose(1, 2))
             # With covariance = L Lt, the distance is |L^-1 (x - mean)|: half the work of the inverse, never negative.
             identity = torch.eye(self.features, device=covariance.device)
             for start in range(0, len(covariance), 256):
-                part = slice(start, start + 256)
-                lower = torch.linalg.cholesky(covariance[part])
-                self.whitening[part] = torch.linalg.solve_triangular(lower, identity, upper=False)
+                part = covariance[start : start + 256]
+                part.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(part), identity, upper=False))
                 progress(min(1.0, (start + 256) / len(covariance)))
 
         yield PassStage("gaussians", collect, finish)
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Mahalanobis distance at each location (eq. 2), enlarged and smoothed; the score is the maximum."""
-        white = self.whitening @ (self.embed(image) - self.mean)
+        features = self.select(image).flatten(2).permute(2, 1, 0)
+        white = self.whitening @ (features - self.mean)
         distance = white.square().sum(1).sqrt().T.reshape(-1, self.grid, self.grid)
         return AnomalyMap.with_max_score(self.head([distance]))

@@ -36,9 +36,13 @@ class TrainingImages:
 
     def load(self, index: int) -> Tensor:
         """Image `index`, 3 x S x S in [0, 1]."""
+        pixels = torch.from_numpy(read(self.paths[index], self.contract))
+        if self.contract.colour == "grey":
+            # Its channels are equal: one of them is resized for all.
+            pixels = pixels[..., :1]
         with torch.inference_mode():
-            prepared: Tensor = self.preparation(torch.from_numpy(read(self.paths[index], self.contract))[None])
-        return prepared[0]
+            prepared: Tensor = self.preparation(pixels[None])
+        return prepared[0].expand(3, -1, -1)
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[Tensor]:
         """Batches B x 3 x S x S of `indices` in order; decoding runs ahead of the consumer by two batches."""
