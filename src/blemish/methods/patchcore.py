@@ -15,6 +15,7 @@ from blemish.nn.coreset import greedy_coreset
 from blemish.nn.neighbours import nearest_squared_distance, rarity
 from blemish.nn.pooling import AdaptivePooling
 from blemish.nn.resampling import MapHead, resize_matrix
+from blemish.nn.rows import RowsInFile
 from blemish.teachers import FeaturePyramid
 
 
@@ -100,25 +101,18 @@ class PatchCore(Method):
         Ours: a bank that was learned before competes with the new patches for a place, and is so extended.
         """
         before = self.bank[self.bank_norms > 0]
-        # Room for all at once: many small tensors and then one of all would take twice the memory.
-        vectors = before.new_empty(len(before) + images * self.grid**2, self.dimension)
-        vectors[: len(before)] = before
-        done = len(before)
-
-        def collect(image: Tensor) -> None:
-            nonlocal done
-            patches = self.embed(image)
-            vectors[done : done + len(patches)] = patches
-            done += len(patches)
+        # In a file: of all patches, memory holds the projections that are compared, and those that are kept.
+        vectors = RowsInFile(self.dimension, before.device)
+        vectors.append(before)
 
         def finish(generator: torch.Generator, progress: Callable[[float], None]) -> None:
             wanted = len(before) + int(self.config.coreset * (len(vectors) - len(before)))
             count = max(1, min(wanted, self.config.bank_limit))
             chosen = greedy_coreset(vectors, count, generator, progress=progress)
-            self.bank = vectors[chosen].contiguous()
+            self.bank = vectors[chosen]
             self.bank_norms = self.bank.square().sum(1)
 
-        yield PassStage("memory bank", collect, finish)
+        yield PassStage("memory bank", lambda image: vectors.append(self.embed(image)), finish)
 
     def forward(self, image: Tensor) -> AnomalyMap:
         """Squared distance of each patch to the bank (section 3.3), as the published code has it.

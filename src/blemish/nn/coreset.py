@@ -10,12 +10,13 @@ farthest, those few are measured in double precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from blemish.errors import TrainingError
+from blemish.nn.rows import RowsInFile
 
 SET = 2048
 """Vectors that meet every new centre at once: few enough for a processor's second cache."""
@@ -26,7 +27,7 @@ MEASURED_AT_ONCE = 2**22
 
 
 def greedy_coreset(
-    vectors: Tensor,
+    vectors: Tensor | RowsInFile,
     count: int,
     generator: torch.Generator,
     *,
@@ -41,7 +42,8 @@ def greedy_coreset(
 
     Parameters
     ----------
-    vectors : N x D. generator : of the projection and the starts. projected : dimensions after projection.
+    vectors : N x D, in memory or in a file. generator : of the projection and the starts. projected : dimensions after
+        projection.
 
     Returns
     -------
@@ -55,11 +57,12 @@ def greedy_coreset(
     n, dimensions = vectors.shape
     if count >= n:
         return torch.arange(n)
+    projection = None
     if projected < dimensions:
         projection = torch.randn(dimensions, projected, generator=generator) / projected**0.5
-        vectors = vectors @ projection.to(vectors)
-    first = torch.randperm(n, generator=generator)[: min(starts, n)].to(vectors.device)
-    farthest = Farthest(vectors.float(), first, count)
+    compared = _projected(vectors, projection)
+    first = torch.randperm(n, generator=generator)[: min(starts, n)].to(compared.device)
+    farthest = Farthest(compared, first, count)
     taken: list[int] = []
     while len(taken) < count:
         index = farthest.take()
@@ -73,6 +76,18 @@ def greedy_coreset(
                 progress((len(taken) - 1) / count)
     progress(1.0)
     return torch.tensor(taken)
+
+
+def _projected(vectors: Tensor | RowsInFile, projection: Tensor | None) -> Tensor:
+    """The vectors that are compared, N x D, float32, in memory."""
+    if projection is None and isinstance(vectors, Tensor):
+        return vectors.float()
+    parts = vectors.split(ROWS) if isinstance(vectors, RowsInFile) else torch.split(vectors, ROWS)
+    width = vectors.shape[1] if projection is None else projection.shape[1]
+    compared = torch.empty(len(vectors), width, device=vectors.device)
+    for part, into in zip(parts, torch.split(compared, ROWS), strict=True):
+        into.copy_(part if projection is None else part @ projection.to(part))
+    return compared
 
 
 class Farthest:
@@ -92,9 +107,8 @@ class Farthest:
 
     def __init__(self, vectors: Tensor, first: Tensor, count: int) -> None:
         self.vectors = vectors
-        # Around their mean, vectors are shorter, and products err with the length of vectors.
-        self.centred = vectors - vectors.mean(0)
-        self.norms = self.centred.square().sum(1)
+        self.mean = vectors.mean(0)
+        self.norms = torch.cat([self._centred(rows).square().sum(1) for rows in self._parts()])
         if not self.norms.isfinite().all():
             raise TrainingError("a feature vector is not finite", where="coreset", todo="Check the teacher's weights")
         # |a|^2 + |b|^2 - 2 a.b in float32 errs by less than this times |a|^2 + |b|^2: one unit in the last place for
@@ -135,8 +149,21 @@ class Farthest:
     def _all_taken(self) -> Tensor:
         return self.taken[: self.count]
 
+    def _parts(self) -> Iterator[slice]:
+        return (slice(start, start + ROWS) for start in range(0, len(self.vectors), ROWS))
+
+    def _centred(self, which: Tensor | slice) -> Tensor:
+        """Some vectors around the mean of all: they are shorter, and products err with the length of vectors.
+
+        Not kept: for a part that fits into the cache, subtracting again costs less than the memory of all.
+        """
+        return self.vectors[which] - self.mean
+
     def _from_starts(self) -> tuple[Tensor, Tensor]:
-        squared = torch.addmm(self.norms[self.first], self.centred, self.centred[self.first].T, alpha=-2.0)
+        starts = self._centred(self.first).T
+        squared = torch.cat(
+            [torch.addmm(self.norms[self.first], self._centred(rows), starts, alpha=-2.0) for rows in self._parts()]
+        )
         squared = squared.add_(self.norms[:, None]).double()
         slack = self.error * (self.norms[:, None] + self.norms[self.first])
         lower, upper = ((squared + each).clamp_(min=0).sqrt_().mean(1).square() for each in (-slack, slack))
@@ -144,7 +171,7 @@ class Farthest:
 
     def _products(self, centred: Tensor, centres: Tensor) -> Tensor:
         """|c|^2 - 2 v.c for vectors v and centres c; `_lower` of it is a lower bound of the squared distance."""
-        return torch.addmm(self.norms[centres] * (1 - self.error), centred, self.centred[centres].T, alpha=-2.0)
+        return torch.addmm(self.norms[centres] * (1 - self.error), centred, self._centred(centres).T, alpha=-2.0)
 
     def _lower(self, products: Tensor, norms: Tensor) -> Tensor:
         return products.add_(norms, alpha=1 - self.error)
@@ -160,9 +187,8 @@ class Farthest:
     def _all_meet(self) -> None:
         """Bring the bounds of all vectors up to date."""
         new, self.all_met = self._all_taken()[self.all_met :], self.count
-        for start in range(0, len(self.norms) if len(new) else 0, ROWS):
-            rows = slice(start, start + ROWS)
-            lower = self._lower(self._products(self.centred[rows], new).amin(1), self.norms[rows])
+        for rows in self._parts() if len(new) else ():
+            lower = self._lower(self._products(self._centred(rows), new).amin(1), self.norms[rows])
             torch.minimum(self.lower[rows], lower, out=self.lower[rows])
             torch.minimum(self.upper[rows], self._upper(lower, self.norms[rows]), out=self.upper[rows])
         self.lower[new] = self.upper[new] = -torch.inf
@@ -175,7 +201,7 @@ class Farthest:
         self.outside = farthest.values[size] if size < len(self.upper) else self.upper.new_tensor(-torch.inf)
         self.set = farthest.indices[:size].sort().values
         self.set_lower, self.set_upper = self.lower[self.set], self.upper[self.set]
-        self.set_centred, self.set_norms = self.centred[self.set], self.norms[self.set]
+        self.set_centred, self.set_norms = self._centred(self.set), self.norms[self.set]
 
     def _measure(self, which: Tensor) -> Tensor:
         """The squared distances of some vectors, float64, from the differences."""
@@ -195,7 +221,7 @@ class Farthest:
     def _to_nearest(self, some: Tensor, centres: Tensor) -> Tensor:
         """The squared distances of some vectors to the nearest of some centres: of those that may be nearest."""
         norms = self.norms[some]
-        lower = self._lower(self._products(self.centred[some], centres), norms[:, None])
+        lower = self._lower(self._products(self._centred(some), centres), norms[:, None])
         row, column = (lower <= self._upper(lower.amin(1), norms)[:, None]).nonzero(as_tuple=True)
         squared = self._squared(some[row], centres[column])
         return torch.full_like(norms, torch.inf, dtype=torch.float64).scatter_reduce_(0, row, squared, "amin")
