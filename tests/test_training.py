@@ -158,6 +158,8 @@ def optimizer_of(kind: str, network: nn.Module) -> torch.optim.Optimizer:
     match kind:
         case "adam":
             return torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.5, 0.999))
+        case "fused adam":
+            return torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.5, 0.999), fused=True)
         case "adamw":
             return torch.optim.AdamW(network.parameters(), lr=0.01, amsgrad=True)
         case "momentum":
@@ -172,7 +174,7 @@ def descend(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw", "momentum", "plain"])
+@pytest.mark.parametrize("kind", ["adam", "fused adam", "adamw", "momentum", "plain"])
 def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path, kind: str) -> None:
     network, optimizer = trained_pair(kind)
     folder = RunFolder(tmp_path / "run", "this one")

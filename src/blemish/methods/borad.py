@@ -128,7 +128,7 @@ class BootstrappedRepresentations(ReverseDistillation):
             },
             {"params": self.alignment.parameters(), "betas": (0.5, 0.999)},
         ]
-        optimizer = torch.optim.Adam(groups, lr=self.config.learning_rate)
+        optimizer = torch.optim.Adam(groups, lr=self.config.learning_rate, fused=True)
 
         def clip(*_: object) -> None:
             nn.utils.clip_grad_norm_(network.parameters(), self.config.clip)

@@ -134,7 +134,7 @@ class CollaborativeDiscrepancy(Method):
                     name,
                     module=self.student,
                     optimizer=torch.optim.Adam(
-                        self.student.parameters(), lr=rate * self.config.learning_rate, betas=(0.5, 0.999)
+                        self.student.parameters(), lr=rate * self.config.learning_rate, betas=(0.5, 0.999), fused=True
                     ),
                     losses=self.losses,
                     observe=lambda image: [image],

@@ -147,7 +147,7 @@ class CascadePatchRetrieval(Method):
             "retrieval branches",
             module=self.branches,
             optimizer=torch.optim.AdamW(
-                self.branches.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+                self.branches.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
             ),
             losses=partial(self.losses, textures),
             observe=self.observe,

@@ -104,7 +104,9 @@ class Describing(Method):
     ) -> GradientStage:
         """A stage that trains `module` by Adam on the paper's schedule."""
         config = self.config
-        optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.Adam(
+            module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         slower_at_the_end(optimizer, steps)
         return GradientStage(name, module, optimizer, losses, observe, steps, config.batch_size)
 

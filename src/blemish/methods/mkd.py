@@ -154,7 +154,7 @@ class MultiresolutionDistillation(FeatureMatching):
         yield GradientStage(
             "distil",
             module=self.cloner,
-            optimizer=torch.optim.Adam(self.cloner.parameters(), lr=self.config.learning_rate),
+            optimizer=torch.optim.Adam(self.cloner.parameters(), lr=self.config.learning_rate, fused=True),
             losses=self.losses,
             observe=lambda image: [self.normalised(image), *self.levels(image)],
             steps=self.config.steps or self.config.epochs * batches,

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from blemish.errors import UsageError
 from blemish.methods.base import AnomalyMap, Features, GradientStage, MethodConfig, PassStage, Stage, register
 from blemish.methods.matching import FeatureMatching
 from blemish.modelfile import TeacherInfo
+from blemish.nn.cosine import image_cosine
 from blemish.nn.remainder import Remainder, distances
 from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, StudentShape, initialise
@@ -52,7 +52,7 @@ def image_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
     The published code's loss; the paper's equation averages the cosine over locations instead.
     """
-    return (1 - F.cosine_similarity(teacher.flatten(1), student.flatten(1))).mean()
+    return (1 - image_cosine(teacher, student)).mean()
 
 
 @register("rd", "Reverse distillation from one-class embedding (Deng and Li, CVPR 2022, arXiv 2201.10703)")
@@ -121,7 +121,9 @@ class ReverseDistillation(FeatureMatching):
         return GradientStage(
             "distil",
             module=trained,
-            optimizer=torch.optim.Adam(trained.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999)),
+            optimizer=torch.optim.Adam(
+                trained.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999), fused=True
+            ),
             losses=self.losses,
             observe=self.pyramid,
             steps=self.config.steps or self.config.epochs * batches,
@@ -146,7 +148,7 @@ class ReverseDistillation(FeatureMatching):
     def distillation(self, pyramid: Features, rebuilt: Features) -> Tensor:
         """Distance of a rebuilt pyramid to the teacher's, summed over scales."""
         scales = zip(pyramid, rebuilt, strict=True)
-        return torch.stack([image_distance(t, s.float()) for t, s in scales]).sum()
+        return torch.stack([image_distance(t, s) for t, s in scales]).sum()
 
     def gaps(self, image: Tensor) -> Features:
         """The local distances of teacher and student (eq. 1): B x h x w per scale."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from blemish.methods.base import Features, GradientStage, Stage, register
 from blemish.methods.rd import ReverseDistillation
+from blemish.nn.cosine import image_cosine
 from blemish.nn.noise import add_in_rectangle, octaves
 from blemish.nn.projector import Projector
 from blemish.nn.remainder import local_distance
@@ -50,7 +50,7 @@ def contrast(noised: Features, normal: Features) -> Tensor:
 
     What the cosine of the two, each one vector per image, has above a margin of 1/2.
     """
-    cosines = [F.cosine_similarity(t.flatten(1), n.flatten(1)) for t, n in zip(noised, normal, strict=True)]
+    cosines = [image_cosine(t, n) for t, n in zip(noised, normal, strict=True)]
     return (torch.stack(cosines) - 0.5).clamp(min=0).mean(1).sum()
 
 
@@ -100,7 +100,7 @@ class ReverseDistillationPlusPlus(ReverseDistillation):
         yield GradientStage(
             "distil",
             module=nn.ModuleList([distilling, self.projectors]),
-            optimizer=torch.optim.Adam(groups, lr=self.config.learning_rate, betas=(0.5, 0.999)),
+            optimizer=torch.optim.Adam(groups, lr=self.config.learning_rate, betas=(0.5, 0.999), fused=True),
             losses=self.losses,
             observe=lambda image: [image, *self.pyramid(image)],
             steps=self.config.steps or -(-self.config.epochs * batches // self.config.accumulate),

@@ -104,9 +104,17 @@ class SavedState:
         self._optimizer = {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give the optimiser its state back; its hyper-parameters stay those it was built with."""
+        """Give the optimiser its state back; its hyper-parameters stay those it was built with.
+
+        What is kept for each element of a parameter gets the parameter's layout: torch's fused optimisers go through
+        both as they lie in memory.
+        """
         state: dict[int, dict[str, Any]] = {}
         for name, value in (self._optimizer | self._scalars).items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, kept in optimizer.state.items():
+            for key, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    kept[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
