@@ -293,6 +293,23 @@ def test_a_graph_whose_map_disagrees_is_refused(off: float) -> None:
         parity_of(lambda scores: scores, off)
 
 
+class MixesUp(Remembers):
+    """The score of an image depends on its neighbours."""
+
+    def forward(self, image: Tensor) -> AnomalyMap:
+        anomaly_map, score = super().forward(image)
+        return AnomalyMap(anomaly_map, score + score.mean())
+
+
+def test_a_method_whose_images_depend_on_each_other_is_refused() -> None:
+    """Though its graph says what torch says, one image at a time and three at a time."""
+    preparation = Preparation(0, 255, SIZE)
+    images = [(part(i, (50, 60)) * (0.5 + i / 10)).astype(np.uint8) for i in range(4)]
+    graph = Bent(InspectionNetwork(MixesUp(), preparation).eval(), lambda scores: scores)
+    with pytest.raises(ExportError, match="of a score, the limit is"):
+        check_parity(cast(Graph, graph), MixesUp(), preparation, images)
+
+
 def test_a_method_too_large_for_a_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blemish.export.LARGEST_GRAPH", 3)
     with pytest.raises(ExportError, match=r"remembers: the trained method holds .* and a graph at most 2\. Make"):

@@ -215,7 +215,9 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def check_parity(graph: Graph, method: Method, preparation: Preparation, images: Sequence[NDArray[Any]]) -> Parity:
-    """Compare graph and torch on real images, one at a time and three at a time.
+    """Compare the graph, one image at a time and three at a time, with torch on real images.
+
+    torch sees each image alone, once: so a method whose answer depends on its neighbours fails, too.
 
     Raises
     ------
@@ -224,13 +226,14 @@ def check_parity(graph: Graph, method: Method, preparation: Preparation, images:
         change places.
     """
     network = InspectionNetwork(method, preparation).eval()
+    with torch.inference_mode():
+        answers = [tuple(t[0].numpy() for t in network(torch.from_numpy(image[None]))) for image in images]
     score_difference = map_difference = 0.0
     for batch in PARITY_BATCHES:
         wanted_scores, got_scores = [], []
         for group in _same_shape_groups(images, batch):
-            with torch.inference_mode():
-                wanted_map, wanted = (t.numpy() for t in network(torch.from_numpy(group)))
-            got_map, got = graph.run(group)
+            got_map, got = graph.run(np.stack([images[i] for i in group]))
+            wanted_map, wanted = (np.stack(each) for each in zip(*(answers[i] for i in group), strict=True))
             scale = np.abs(wanted_map).max() or 1.0
             map_difference = float(np.maximum(map_difference, np.abs(got_map - wanted_map).max() / scale))
             wanted_scores += wanted.tolist()
@@ -314,15 +317,15 @@ def _constants(graph: bytes) -> dict[str, NDArray[Any]]:
     return {each.name: onnx.numpy_helper.to_array(each) for each in constants if each.ByteSize() >= LARGE_TENSOR}
 
 
-def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[NDArray[Any]]:
-    """Batches of exactly `size` images of one shape; a group that falls short is filled with its own first image."""
-    by_shape: dict[tuple[int, ...], list[NDArray[Any]]] = {}
-    for image in images:
-        by_shape.setdefault(image.shape, []).append(image)
+def _same_shape_groups(images: Sequence[NDArray[Any]], size: int) -> Iterator[list[int]]:
+    """The numbers of exactly `size` images of one shape; a group that falls short is filled with the first of them."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for number, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(number)
     for group in by_shape.values():
         for start in range(0, len(group), size):
             part = group[start : start + size]
-            yield np.stack(part + [group[0]] * (size - len(part)))
+            yield part + [group[0]] * (size - len(part))
 
 
 def _describe(model: onnx.ModelProto, method: Method, contract: ImageContract) -> None:

@@ -265,7 +265,8 @@ class Trainer:
                 last_saved = time.monotonic()
         # The layout decides the last bit of what later stages compute: it must be the one of weights that were loaded.
         stage.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self._save(number, stage.steps, method, stage.optimizer)
+        # The optimiser has nothing more to do, and its state is the larger part.
+        self._save(number, stage.steps, method, None)
 
     def _order(self, number: int, batch: int, stage: GradientStage, images: int) -> list[int]:
         """Which images make batch `batch`: shuffled whole passes, the last batch of a pass may be smaller."""
@@ -296,10 +297,14 @@ class Observed:
         self._starts = trainer.share.starts(len(images))
         own = range(*self._starts[trainer.share.rank : trainer.share.rank + 2])
         if size * len(own) <= OBSERVED_BYTES_LIMIT:
+            # Made in its layout: one that is changed to it is there twice, and both are gone through.
             self._kept = [
-                level.new_empty((len(own), *level.shape[1:])).to(memory_format=torch.channels_last)
-                if level.ndim == 4
-                else level.new_empty((len(own), *level.shape[1:]))
+                torch.empty(
+                    (len(own), *level.shape[1:]),
+                    dtype=level.dtype,
+                    device=level.device,
+                    memory_format=torch.channels_last if level.ndim == 4 else torch.contiguous_format,
+                )
                 for level in self._first
             ]
             done = 0
