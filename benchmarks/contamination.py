@@ -38,10 +38,10 @@ from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
 from blemish.methods import Features, GradientStage, MethodConfig, PassStage, Stage
-from blemish.methods.cdd import CrossDomainDistillation, corrected
+from blemish.methods.cdd import CrossDomainDistillation, corrected, without
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
-from blemish.nn.remainder import Remainder, allowing_distance, distances, local_distance
+from blemish.nn.remainder import Remainder, distances, local_distance
 from blemish.nn.resampling import resize
 from blemish.suspects import judge
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
@@ -52,51 +52,47 @@ from blemish.training import Trainer, TrainingImages
 class Variant:
     """How the targets of a global student are made.
 
-    aggregate : "teacher" (this is `rd`), "mean", "median", or "agreement": at each location a mean weighted by how well
-        a student agrees with the others, softmax of its mean cosine over 0.1. "itself": the global student judges the
-        teacher by what it makes of the image, no other student is asked.
+    taught : what it is taught at doubted places: "teacher" (this is `rd`), "mean" or "median" of the domains' students,
+        "agreement", at each location their mean weighted by how well a student agrees with the others (softmax of its
+        mean cosine over 0.1), or "nothing".
     own : whether the student of an image's own domain takes part.
-    redrawn : whether the images are dealt into domains anew in every epoch.
-    doubted : the share of the places where the teacher is not believed; 1: pseudo-normal features as they are.
-    trimmed : where the teacher is not believed nothing is taught.
-    images : the share of images that are doubted, those most suspicious when they were last seen, after half of the
-        steps; `doubted` is then the share of their places. 0: all images are doubted alike.
-    cleaner : the share of images that the domains' students are no longer taught after half of the steps, those most
-        suspicious to the students of other domains.
+    domains : how many; redrawn : whether the images are dealt into domains anew in every epoch.
+    cleaner : whether the domains' students are spared the doubted places.
+    by : who doubts: "strangeness", as in `cdd`; "students", a tenth of the places of a batch, those where the map of
+        the teacher against their mean is highest; or "nobody", which doubts all places.
+    limit : how strange a doubted place is, for "strangeness".
+    suspects : whether whole images that are listed as suspects are doubted too, for "strangeness".
     """
 
-    aggregate: str = "mean"
-    domains: int = 3
+    taught: str = "mean"
     own: bool = True
+    domains: int = 3
     redrawn: bool = False
-    doubted: float = 0.1
-    trimmed: bool = False
-    images: float = 0
-    cleaner: float = 0
+    cleaner: bool = True
+    by: str = "strangeness"
+    limit: float = 1.4
+    suspects: bool = False
 
 
 VARIANTS = {
     "rd": Variant("teacher"),
     "cdd": Variant(),
+    "nothing": Variant("nothing"),
+    "limit 1_3": Variant(limit=1.3),
+    "limit 1_5": Variant(limit=1.5),
+    "limit 1_6": Variant(limit=1.6),
+    "suspects too": Variant(suspects=True),
     "own left out": Variant(own=False),
-    "own left out 5 %": Variant(own=False, doubted=0.05),
-    "redrawn": Variant(redrawn=True),
+    "median": Variant("median"),
+    "agreement": Variant("agreement"),
     "K=2": Variant(domains=2),
-    "trimmed": Variant(own=False, trimmed=True),
-    "trimmed 30 %": Variant(own=False, doubted=0.3, trimmed=True),
-    "trimmed by itself": Variant("itself", trimmed=True),
-    "images": Variant(own=False, images=0.25),
-    "images everywhere": Variant(own=False, images=0.25, doubted=1),
-    "images left out": Variant(own=False, images=0.25, doubted=1, trimmed=True),
-    "half left out": Variant(own=False, images=0.5, doubted=1, trimmed=True),
-    "everywhere": Variant(own=False, doubted=1),
-    "everywhere own too": Variant(doubted=1),
-    "everywhere cleaner": Variant(own=False, doubted=1, cleaner=0.25),
-    "everywhere cleaner half": Variant(own=False, doubted=1, cleaner=0.5),
-    "everywhere K=2": Variant(own=False, doubted=1, domains=2),
-    "everywhere K=5": Variant(own=False, doubted=1, domains=5),
-    "everywhere K=5 median": Variant("median", own=False, doubted=1, domains=5),
-    "everywhere K=5 agreement": Variant("agreement", own=False, doubted=1, domains=5),
+    "K=5": Variant(domains=5),
+    "redrawn": Variant(redrawn=True),
+    "not cleaner": Variant(cleaner=False),
+    "everywhere": Variant(by="nobody"),
+    "everywhere own left out": Variant(own=False, by="nobody"),
+    "by students": Variant(by="students", cleaner=False),
+    "everywhere not cleaner": Variant(own=False, by="nobody", cleaner=False),
 }
 
 
@@ -124,6 +120,10 @@ class Panel(CrossDomainDistillation):
             else:
                 yield stage
 
+    def settle(self) -> Tensor:
+        self.strange = super().settle()
+        return self.strange
+
     def unexplained(self) -> Iterator[Stage]:
         for name, remainder in self.remainders.items():
 
@@ -140,101 +140,69 @@ class Panel(CrossDomainDistillation):
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         *pyramid, number = observed
-        if next(iter(self.variants.values())).redrawn and self.calls % -(-self.images // self.config.batch_size) == 0:
+        first = next(iter(self.variants.values()))
+        if first.redrawn and self.calls % -(-self.images // self.config.batch_size) == 0:
             generator = torch.Generator().manual_seed(self.seed + self.calls)
             self.domain = torch.randperm(self.images, generator=generator) % self.config.domains
         self.calls += 1
         domain = self.domain[number]
-        normal = self.normal(pyramid, domain)
         losses = {}
-        if self.distils_domains:
-            if any(variant.images or variant.cleaner for variant in self.variants.values()):
-                self.look(pyramid, number, domain)
-            believed = ~self.images_doubted(number, next(iter(self.variants.values())).cleaner)
-            losses["domains"] = self.domains_loss([level[believed] for level in pyramid], domain[believed])
+        asked = any(variant.taught in AGGREGATE for variant in self.variants.values())
+        if asked:
+            nowhere = torch.zeros_like(self.doubted[number])
+            doubts = self.doubts(pyramid, self.doubted[number] if first.cleaner else nowhere)
+            normal = self.normal(pyramid, domain)
+            losses["domains"] = self.domains_loss(pyramid, domain, doubts)
         for name, variant in self.variants.items():
-            rebuilt = self.globals[name](pyramid)
-            targets = pyramid
-            if variant.images:
-                doubted = self.images_doubted(number, variant.images)
-                believed = ~doubted[:, None, None, None]
-                if variant.trimmed:
-                    targets, rebuilt = ([level[~doubted] for level in some] for some in (pyramid, rebuilt))
-                else:
-                    places = [
-                        found & ~believed for found in self.doubts_of_each(pyramid, normal[name], variant.doubted)
-                    ]
-                    targets = corrected(pyramid, normal[name], places)
-                if not len(targets[0]):
-                    continue
-            elif variant.aggregate in AGGREGATE and variant.doubted == 1:
+            rebuilt, targets = self.globals[name](pyramid), pyramid
+            if variant.taught == "nothing":
+                places = self.doubts(pyramid, self.doubted_by(variant, number))
+                targets, rebuilt = without(pyramid, places), without(rebuilt, places)
+            elif variant.by == "nobody":
                 targets = normal[name]
-            elif variant.aggregate != "teacher":
-                expected = normal.get(name, [level.detach() for level in rebuilt])
-                doubts = self.doubts(pyramid, expected, variant.doubted)
-                if variant.trimmed:
-                    targets, rebuilt = (
-                        [level * ~doubted for level, doubted in zip(some, doubts, strict=True)]
-                        for some in (pyramid, rebuilt)
-                    )
+            elif variant.taught in AGGREGATE:
+                if variant.by == "students":
+                    places = self.doubts_of_students(pyramid, normal[name])
                 else:
-                    targets = corrected(pyramid, expected, doubts)
+                    places = self.doubts(pyramid, self.doubted_by(variant, number))
+                targets = corrected(pyramid, normal[name], places)
             losses[name] = self.distillation(targets, rebuilt)
         return losses
 
-    @torch.no_grad()
-    def look(self, pyramid: Features, number: Tensor, domain: Tensor) -> None:
-        """Remember how suspicious these images are now, allowing for what the students leave unexplained lately."""
-        normal = self.pseudo_normal(pyramid, domain)
-        if not hasattr(self, "last"):
-            self.last = pyramid[0].new_zeros(self.images)
-            self.lately = torch.zeros(4, len(pyramid), dtype=torch.float64)
-        seen = [
-            torch.stack([(t * t).sum(), (t * n).sum(), (n * n).sum(), t[:, 0].numel() * t.new_ones(())])
-            for t, n in zip(pyramid, normal, strict=True)
-        ]
-        self.lately = 0.9 * self.lately + torch.stack(seen, 1).double()
-        tt, ts, ss, locations = self.lately
-        gaps = [
-            allowing_distance(t, (ts / ss).float()[i] * n, ((tt - ts**2 / ss) / locations).float()[i])
-            for i, (t, n) in enumerate(zip(pyramid, normal, strict=True))
-        ]
-        self.last[number] = self.head(gaps).amax((1, 2))
-
-    def images_doubted(self, number: Tensor, share: float) -> Tensor:
-        """Which of these images are among the most suspicious; none in the first half of the steps."""
-        if not share or self.calls * 2 < (self.config.steps or 0):
-            return torch.zeros(len(number), dtype=torch.bool)
-        return self.last[number] > self.last.quantile(1 - share)
+    def doubted_by(self, variant: Variant, number: Tensor) -> Tensor:
+        """The places that are strange, B x g x g, and all places of suspects."""
+        doubted = self.strange[number] > variant.limit
+        if variant.suspects:
+            suspect = torch.from_numpy(judge(self.strange.amax((1, 2)).tolist()).suspect)[number]
+            doubted = doubted | suspect[:, None, None]
+        return doubted
 
     @torch.no_grad()
-    def doubts_of_each(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
-        """Where the map is highest in each image: that share of its places, B x 1 x h x w for each level."""
-        apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
+    def doubts_of_students(self, pyramid: Features, normal: Features) -> list[Tensor]:
+        """Where the map of teacher against students is highest, a tenth of a batch: B x 1 x h x w for each level."""
+        with torch.autocast(pyramid[0].device.type, enabled=False):
+            apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
         levels = [nn.functional.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
-        return [level >= level.flatten(1).quantile(1 - share, 1)[:, None, None, None] for level in levels]
-
-    @property
-    def distils_domains(self) -> bool:
-        return any(variant.aggregate in AGGREGATE for variant in self.variants.values())
+        return [level >= level.quantile(0.9) for level in levels]
 
     @torch.no_grad()
     def normal(self, pyramid: Features, domain: Tensor) -> dict[str, Features]:
         """The pseudo-normal features of each variant that has some."""
-        rebuilt: list[Tensor] = []
-        if self.distils_domains:
-            self.students.eval()
-            by_student = [[level.float() for level in student(pyramid)] for student in self.students]
-            self.students.train()
-            rebuilt = [torch.stack(levels) for levels in zip(*by_student, strict=True)]
+        training = self.students.training
+        self.students.eval()
+        by_student = [student(pyramid) for student in self.students]
+        self.students.train(training)
+        rebuilt = [torch.stack(levels) for levels in zip(*by_student, strict=True)]
         k = self.config.domains
         place = torch.arange(len(domain))
         others = (domain + torch.arange(1, k)[:, None]) % k
         found: dict[str, Features] = {}
         for name, variant in self.variants.items():
-            if variant.aggregate in AGGREGATE:
+            if variant.taught in AGGREGATE:
                 asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
-                found[name] = [AGGREGATE[variant.aggregate](level) for level in asked]
+                found[name] = [
+                    AGGREGATE[variant.taught](level).to(t.dtype) for level, t in zip(asked, pyramid, strict=True)
+                ]
         return found
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
@@ -318,8 +286,7 @@ def run(
             pyramid = method.pyramid(batch)
             for name, some in method.maps(pyramid).items():
                 in_sample[name] += some.amax((1, 2)).tolist()
-            if method.distils_domains:
-                suspicion += method.suspicion(batch, torch.arange(done, done + len(batch))).score.tolist()
+            suspicion += method.suspicion(batch, torch.arange(done, done + len(batch))).score.tolist()
             done += len(batch)
 
     anomalous = np.array([sample.label == "anomalous" for sample in samples])
@@ -334,7 +301,7 @@ def run(
             row[f"I-AUROC {group}"] = (
                 auroc(values[which | ~anomalous], which[which | ~anomalous]) if which.any() else None
             )
-        measure = in_sample[name] if panel.variants[name].aggregate not in AGGREGATE else suspicion
+        measure = in_sample[name] if panel.variants[name].taught == "teacher" else suspicion
         flagged = judge(measure).suspect
         row["listed"], row["listed bad"] = int(flagged.sum()), int((flagged & slipped_in).sum())
         row["suspicion AUROC"] = auroc(measure, slipped_in) if slipped_in.any() else None
@@ -384,7 +351,7 @@ def main() -> None:
             if task.impossible:
                 raise SystemExit(task.impossible)
 
-            def together(pair: tuple[str, Variant]) -> tuple[int, bool, float]:
+            def together(pair: tuple[str, Variant]) -> tuple[int, bool, bool]:
                 return pair[1].domains, pair[1].redrawn, pair[1].cleaner
 
             for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):

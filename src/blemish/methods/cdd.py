@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from blemish.errors import UsageError
 from blemish.methods.base import AnomalyMap, Features, PassStage, Stage, register
 from blemish.methods.rd import ReverseDistillation
-from blemish.nn.remainder import Remainder, distances, local_distance
+from blemish.nn.resampling import MapHead
 from blemish.nn.reverse import Bottleneck, Decoder, initialise
+from blemish.nn.strangeness import Strangeness
 from blemish.teachers import FeaturePyramid
 
 FEWEST = 2
@@ -32,18 +33,23 @@ def corrected(pyramid: Features, normal: Features, doubts: list[Tensor]) -> Feat
     ]
 
 
+def without(pyramid: Features, doubts: list[Tensor]) -> Features:
+    """The features with nothing where they are doubted: a cosine of the whole level does not see those places."""
+    return [level * ~doubted for level, doubted in zip(pyramid, doubts, strict=True)]
+
+
 @register("cdd", "Cross-domain distillation, fully unsupervised (Liu et al., arXiv 2508.18007)")
 class CrossDomainDistillation(ReverseDistillation):
     """Reverse distillation from images of which some are bad, nobody knows which.
 
-    The training images are dealt into domains, and each domain has a student of its own. Most of these students have
-    not seen an image, and what is wrong with it they rebuild as if it were good. Where their mean is farthest from the
-    teacher, the teacher is doubted, and the global student is taught that mean; elsewhere what the teacher says.
-    Inference is that of `rd`.
+    The training images are dealt into domains. What the teacher sees at a place of an image is doubted where it is
+    strange to the images of the other domains. Each domain has a student of its own, which is taught no doubted place:
+    so its domain holds fewer anomalies. The global student is taught what the teacher says, but where that is doubted,
+    the mean of what the domains' students make of the image. Inference is that of `rd`.
 
     Ours, since we know the paper's abstract only: all that the fields of `Config` call ours, domains dealt at random
-    once, both kinds of student trained in every step, the mean of all as aggregation, and that the teacher is believed
-    where it is not doubted.
+    once, both kinds of student trained in every step, the mean of all as aggregation, and how domains come to hold
+    fewer anomalies.
     """
 
     class Config(ReverseDistillation.Config):
@@ -51,13 +57,14 @@ class CrossDomainDistillation(ReverseDistillation):
 
         domains: int = Field(default=3, ge=2, le=16, description="students beside the global one; ours")
         doubted: float = Field(
-            default=0.1, gt=0, le=1, description="share of a batch's places where the teacher is doubted; ours"
+            default=1.4, gt=1, description="how many times as strange as usual a place is where it is doubted; ours"
         )
 
     config: Config
     domain: Tensor
+    doubted: Tensor
     fast: ClassVar = {"steps": 300}
-    only_for_training: ClassVar = ("students.", "domain", "others_remainder.")
+    only_for_training: ClassVar = ("students.", "domain", "doubted", "strangeness.")
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
@@ -66,12 +73,16 @@ class CrossDomainDistillation(ReverseDistillation):
             nn.Sequential(Bottleneck(channels, shape), Decoder(channels, shape)) for _ in range(config.domains)
         )
         initialise(self.students)
-        self.others_remainder = None if self.remainder is None else Remainder(len(channels))
+        self.strangeness = Strangeness(channels, teacher.grids(config.image_size), config.domains)
+        side = self.strangeness.grid
+        self.strange_head = MapHead([side], config.image_size, config.sigma, align_corners=False)
         # Of every training image, known once their number is.
         self.register_buffer("domain", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("doubted", torch.zeros(1, side, side, dtype=torch.bool))
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Deal the images into domains, then distil: in every step the domains' students and the global one.
+        """Deal the images into domains, look at all of them twice to find what is strange, then distil: in every step
+        the domains' students and the global one.
 
         Raises
         ------
@@ -84,73 +95,87 @@ class CrossDomainDistillation(ReverseDistillation):
                 todo="Set fewer domains, or train rd",
             )
         yield from self.statistics()
-        self.domain = torch.randperm(images).to(self.domain.device) % self.config.domains
-        yield self.distil([self.bottleneck, self.student, self.students], images, known=(self.domain,))
+        device = self.domain.device
+        self.domain = torch.randperm(images).to(device) % self.config.domains
+        self.doubted = torch.zeros(images, *self.doubted.shape[1:], dtype=torch.bool, device=device)
+
+        def doubt() -> None:
+            self.doubted.copy_(self.settle() > self.config.doubted)
+
+        yield self.look("what is usual", self.strangeness.add, self.strangeness.learn)
+        yield self.look("what is strange", self.strangeness.judge, doubt)
+        yield self.distil([self.bottleneck, self.student, self.students], images, known=(self.domain, self.doubted))
         yield from self.unexplained()
-        if (remainder := self.others_remainder) is not None:
-            numbers = itertools.count()
 
-            def collect(image: Tensor) -> None:
-                pyramid = self.pyramid(image)
-                domain = self.domain[list(itertools.islice(numbers, len(image)))]
-                remainder.add(pyramid, self.pseudo_normal(pyramid, domain))
+    def settle(self) -> Tensor:
+        """How strange all places of all images are, N x g x g, after they were judged."""
+        return self.strangeness.settle()
 
-            yield PassStage("what the domains' students leave", collect, lambda *_: remainder.learn())
+    def look(self, name: str, at: Callable[[Features, Tensor], None], finish: Callable[[], None]) -> PassStage:
+        """The stage that shows all images' pyramids and domains."""
+        numbers = itertools.count()
+
+        def collect(image: Tensor) -> None:
+            at(self.pyramid(image), self.domain[list(itertools.islice(numbers, len(image)))])
+
+        return PassStage(name, collect, lambda *_: finish())
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
-        """From the teacher's pyramid and each image's domain: the domains' students' loss and the global one's."""
-        *pyramid, domain = observed
-        normal = self.pseudo_normal(pyramid)
-        targets = corrected(pyramid, normal, self.doubts(pyramid, normal, self.config.doubted))
+        """From the teacher's pyramid and each image's domain and doubted places: the domains' students' loss and the
+        global one's.
+        """
+        *pyramid, domain, doubted = observed
+        doubts = self.doubts(pyramid, doubted)
+        targets = corrected(pyramid, self.pseudo_normal(pyramid), doubts)
         return {
-            "domains": self.domains_loss(pyramid, domain),
+            "domains": self.domains_loss(pyramid, domain, doubts),
             "aggregation": self.distillation(targets, self.rebuild(pyramid)),
         }
 
-    def domains_loss(self, pyramid: Features, domain: Tensor) -> Tensor:
-        """The loss of `rd` for each domain's student on the images of its domain, summed over the students."""
+    def domains_loss(self, pyramid: Features, domain: Tensor, doubts: list[Tensor]) -> Tensor:
+        """The loss of `rd` without the doubted places, for each domain's student on the images of its domain, summed
+        over the students.
+        """
         total = pyramid[0].new_zeros(())
         for k, student in enumerate(self.students):
             own = domain == k
             if own.sum() >= FEWEST:
-                seen = [level[own] for level in pyramid]
-                total = total + self.distillation(seen, student(seen))
+                seen, places = [level[own] for level in pyramid], [level[own] for level in doubts]
+                total = total + self.distillation(without(seen, places), without(student(seen), places))
         return total
 
     @torch.no_grad()
-    def pseudo_normal(self, pyramid: Features, without: Tensor | None = None) -> Features:
-        """What the students make of each image, their mean, the shapes of `pyramid`: of all domains, or of all but
-        that which `without` names for the image.
+    def pseudo_normal(self, pyramid: Features) -> Features:
+        """What the students of all domains make of each image, their mean, the shapes of `pyramid`.
 
         They normalise by the statistics they have gathered: those of a batch would mix its images.
         """
         training = self.students.training
         self.students.eval()
-        total = [torch.zeros_like(level) for level in pyramid]
-        for k, student in enumerate(self.students):
-            asked = torch.ones_like(pyramid[0][:, 0, 0, 0], dtype=torch.bool) if without is None else without != k
-            if asked.any():
-                for level, rebuilt in zip(total, student([level[asked] for level in pyramid]), strict=True):
-                    level[asked] += rebuilt.to(level.dtype)
+        by_student = [student(pyramid) for student in self.students]
         self.students.train(training)
-        return [level / (self.config.domains - (without is not None)) for level in total]
+        return [sum(levels).to(t.dtype) / len(levels) for t, *levels in zip(pyramid, *by_student, strict=True)]
 
-    @torch.no_grad()
-    def doubts(self, pyramid: Features, normal: Features, share: float) -> list[Tensor]:
-        """Where the map of the two is highest: that share of the places of a batch, B x 1 x h x w for each level."""
-        with torch.autocast(pyramid[0].device.type, enabled=False):
-            apart = self.head([local_distance(t, n) for t, n in zip(pyramid, normal, strict=True)])[:, None]
-        levels = [F.adaptive_avg_pool2d(apart, (level.shape[2], level.shape[3])) for level in pyramid]
-        return [level >= level.quantile(1 - share) for level in levels]
+    @staticmethod
+    def doubts(pyramid: Features, doubted: Tensor) -> list[Tensor]:
+        """Doubted places, bool B x g x g, for each level of B x C x h x w: B x 1 x h x w; any of those it covers."""
+        places = doubted[:, None].float()
+        return [
+            (
+                F.interpolate(places, level.shape[2:], mode="nearest")
+                if level.shape[2] > places.shape[2]
+                else F.adaptive_max_pool2d(places, level.shape[2])
+            )
+            > 0
+            for level in pyramid
+        ]
 
     def suspicion(self, image: Tensor, number: Tensor) -> AnomalyMap:
-        """How far what the teacher sees in an image is from its pseudo-normal features, as `forward` measures it.
+        """How many times as strange as usual its strangest place is to the images of the other domains.
 
-        No student that is asked has seen the image. An image that training did not have is dealt into a domain by its
-        number, so that as many students are asked and the scores of both compare.
+        An image that training did not have is dealt into a domain by its number, so that as many images judge it and
+        the scores of both compare.
         """
-        pyramid = self.pyramid(image)
         seen = number < len(self.domain)
         domain = torch.where(seen, self.domain[number.where(seen, 0)], number % self.config.domains)
-        normal = self.pseudo_normal(pyramid, domain)
-        return AnomalyMap.with_max_score(self.head(distances(pyramid, normal, self.others_remainder)))
+        return AnomalyMap.with_max_score(self.strange_head([self.strangeness(self.pyramid(image), domain)]))
