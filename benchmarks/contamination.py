@@ -120,9 +120,9 @@ class Panel(CrossDomainDistillation):
             else:
                 yield stage
 
-    def settle(self) -> Tensor:
-        self.strange = super().settle()
-        return self.strange
+    def doubt_places(self) -> None:
+        self.strange = self.strangeness.settle()
+        self.doubted.copy_(self.strange > self.config.doubted)
 
     def unexplained(self) -> Iterator[Stage]:
         for name, remainder in self.remainders.items():
@@ -190,7 +190,7 @@ class Panel(CrossDomainDistillation):
         """The pseudo-normal features of each variant that has some."""
         training = self.students.training
         self.students.eval()
-        by_student = [student(pyramid) for student in self.students]
+        by_student = [[level.float() for level in student(pyramid)] for student in self.students]
         self.students.train(training)
         rebuilt = [torch.stack(levels) for levels in zip(*by_student, strict=True)]
         k = self.config.domains
@@ -200,9 +200,7 @@ class Panel(CrossDomainDistillation):
         for name, variant in self.variants.items():
             if variant.taught in AGGREGATE:
                 asked = rebuilt if variant.own else [level[others, place] for level in rebuilt]
-                found[name] = [
-                    AGGREGATE[variant.taught](level).to(t.dtype) for level, t in zip(asked, pyramid, strict=True)
-                ]
+                found[name] = [AGGREGATE[variant.taught](level) for level in asked]
         return found
 
     def maps(self, pyramid: Features) -> dict[str, Tensor]:
@@ -223,8 +221,7 @@ def agreement(rebuilt: Tensor) -> Tensor:
 
 
 AGGREGATE = {
-    # The order of `cdd` itself, so that its sums are rounded alike.
-    "mean": lambda rebuilt: sum(rebuilt) / len(rebuilt),
+    "mean": lambda rebuilt: rebuilt.mean(0),
     "median": lambda rebuilt: rebuilt.quantile(0.5, 0),
     "agreement": agreement,
 }
@@ -297,6 +294,8 @@ def run(
         row: dict[str, Any] = {"variant": name, "n_train": len(train), "n_bad": int(slipped_in.sum())}
         row["I-AUROC"] = auroc(values, anomalous)
         row["AUPRO"] = PixelRanking(maps[name], masks).aupro()
+        unseen = [i for i in range(len(samples)) if not known[i]]
+        row["AUPRO new"] = PixelRanking([maps[name][i] for i in unseen], [masks[i] for i in unseen]).aupro()
         for group, which in (("trained on", known), ("new", anomalous & ~known)):
             row[f"I-AUROC {group}"] = (
                 auroc(values[which | ~anomalous], which[which | ~anomalous]) if which.any() else None
@@ -341,7 +340,7 @@ def main() -> None:
         f"{datetime.date.today()}, {threads} threads on {os.cpu_count()} cores {platform.machine()}, {packages}, "
         f"{DEFAULT_TEACHER}\n"
     )
-    columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "suspicion AUROC"]
+    columns = ["I-AUROC", "I-AUROC trained on", "I-AUROC new", "AUPRO", "AUPRO new", "suspicion AUROC"]
     print("| ratio | seed | variant | bad of all |", " | ".join(columns), "| suspects, of them bad | s |")
     print("|---" * (len(columns) + 6) + "|", flush=True)
     for seed in map(int, options.seeds.split(",")):

@@ -49,7 +49,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(first.values(), second.values(), strict=True))
 
 
-@pytest.mark.parametrize("beside", [[], ["rd"], ["everywhere", "trimmed"]])
+@pytest.mark.parametrize("beside", [[], ["rd"], ["everywhere", "nothing"]])
 def test_a_variant_is_trained_as_if_alone(harness: ModuleType, images: TrainingImages, beside: list[str]) -> None:
     """To the last bit: training is chaotic, and a difference there is one of points in the end."""
     panel = type("OnePanel", (harness.Panel,), {"variants": {n: harness.VARIANTS[n] for n in [*beside, "cdd"]}})

@@ -21,6 +21,8 @@ from blemish.teachers import FeaturePyramid
 
 FEWEST = 2
 """Images of a domain: a batch of one has no statistics to normalise it by."""
+OUTSIDERS = 0.25
+"""The share of images, the strangest, that have no say in what is usual."""
 
 
 def corrected(pyramid: Features, normal: Features, doubts: list[Tensor]) -> Features:
@@ -81,7 +83,7 @@ class CrossDomainDistillation(ReverseDistillation):
         self.register_buffer("doubted", torch.zeros(1, side, side, dtype=torch.bool))
 
     def stages(self, images: int) -> Iterator[Stage]:
-        """Deal the images into domains, look at all of them twice to find what is strange, then distil: in every step
+        """Deal the images into domains, look at all of them for what is strange, then distil: in every step
         the domains' students and the global one.
 
         Raises
@@ -98,27 +100,39 @@ class CrossDomainDistillation(ReverseDistillation):
         device = self.domain.device
         self.domain = torch.randperm(images).to(device) % self.config.domains
         self.doubted = torch.zeros(images, *self.doubted.shape[1:], dtype=torch.bool, device=device)
-
-        def doubt() -> None:
-            self.doubted.copy_(self.settle() > self.config.doubted)
-
-        yield self.look("what is usual", self.strangeness.add, self.strangeness.learn)
-        yield self.look("what is strange", self.strangeness.judge, doubt)
+        yield self.look("what is usual", self.add, self.strangeness.learn)
+        yield self.look("what is strange", self.judge, self.doubt_outsiders)
+        yield self.look("what is usual without outsiders", self.add, self.strangeness.learn)
+        yield self.look("what is strange to the rest", self.judge, self.doubt_places)
         yield self.distil([self.bottleneck, self.student, self.students], images, known=(self.domain, self.doubted))
         yield from self.unexplained()
 
-    def settle(self) -> Tensor:
-        """How strange all places of all images are, N x g x g, after they were judged."""
-        return self.strangeness.settle()
-
     def look(self, name: str, at: Callable[[Features, Tensor], None], finish: Callable[[], None]) -> PassStage:
-        """The stage that shows all images' pyramids and domains."""
+        """The stage that shows all images' pyramids and numbers."""
         numbers = itertools.count()
 
         def collect(image: Tensor) -> None:
-            at(self.pyramid(image), self.domain[list(itertools.islice(numbers, len(image)))])
+            at(self.pyramid(image), torch.tensor(list(itertools.islice(numbers, len(image))), device=image.device))
 
         return PassStage(name, collect, lambda *_: finish())
+
+    def add(self, pyramid: Features, number: Tensor) -> None:
+        """To what is usual, all images but those that are doubted as a whole."""
+        believed = ~self.doubted[number].flatten(1).all(1)
+        self.strangeness.add([level[believed] for level in pyramid], self.domain[number[believed]])
+
+    def judge(self, pyramid: Features, number: Tensor) -> None:
+        """How strange images are."""
+        self.strangeness.judge(pyramid, self.domain[number])
+
+    def doubt_outsiders(self) -> None:
+        """Doubt the strangest images as a whole, for the time being."""
+        strangest = self.strangeness.settle().amax((1, 2))
+        self.doubted.copy_((strangest > strangest.quantile(1 - OUTSIDERS))[:, None, None].expand_as(self.doubted))
+
+    def doubt_places(self) -> None:
+        """Doubt the strange places of all images."""
+        self.doubted.copy_(self.strangeness.settle() > self.config.doubted)
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
         """From the teacher's pyramid and each image's domain and doubted places: the domains' students' loss and the
@@ -152,9 +166,9 @@ class CrossDomainDistillation(ReverseDistillation):
         """
         training = self.students.training
         self.students.eval()
-        by_student = [student(pyramid) for student in self.students]
+        by_student = [[level.float() for level in student(pyramid)] for student in self.students]
         self.students.train(training)
-        return [sum(levels).to(t.dtype) / len(levels) for t, *levels in zip(pyramid, *by_student, strict=True)]
+        return [torch.stack(levels).mean(0) for levels in zip(*by_student, strict=True)]
 
     @staticmethod
     def doubts(pyramid: Features, doubted: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ class Strangeness(nn.Module):
     usual, wherever it is. Some bad images change neither the Gaussians nor the medians much, since hardly two are bad
     at the same place in the same way.
 
-    Gather in this order: `add` all images, `learn`, then `judge` all images, `settle`.
+    Gather in this order: `add` images, `learn`, then `judge` images, `settle`; and again with other images, if wanted.
 
     Parameters
     ----------
@@ -61,6 +61,9 @@ class Strangeness(nn.Module):
 
     def add(self, pyramid: list[Tensor], domain: Tensor) -> None:
         """Add images and the domain of each: until `learn`, `mean` and `whitening` hold each domain's sums."""
+        if not self._count.any():
+            self.mean.zero_()
+            self.whitening.zero_()
         values = self.embed(pyramid)
         for k in range(len(self.mean)):
             own = values[..., domain == k]
@@ -82,6 +85,7 @@ class Strangeness(nn.Module):
             covariance = (squares - self.whitening[k]) / others - mean[:, :, None] * mean[:, None, :] + shrinkage
             self.mean[k] = mean
             self.whitening[k] = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False)
+        self._count.zero_()
 
     @torch.no_grad()
     def distance(self, pyramid: list[Tensor], domain: Tensor) -> Tensor:
