@@ -461,7 +461,9 @@ def main() -> None:
         if chosen.row == "inspect":
             job |= spread(folder, chosen.inspect, chosen.rival_inspects)
         if chosen.row == "cold-start":
-            job["image"] = str(next((folder / "bad").iterdir()))
+            # anomalib's inferencer takes the size that its model was exported with, and no other.
+            job["image"] = str(folder / "image.png")
+            Image.open(next((folder / "bad").iterdir())).convert("RGB").resize((SIZE, SIZE)).save(job["image"])
         jobs = {"inspect": inspect, "network": network, "cold-start": cold_start}
         jobs.get(chosen.row, fit)(row, job, sides, turns)
 
