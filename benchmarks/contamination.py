@@ -4,7 +4,8 @@
 
 All variants of as many domains are trained in one run: they share the teacher's features and the domains' students,
 and their own students share no parameter. Each comes out as if trained alone, to the last bit, and `cdd` as the method
-itself does with these images, this seed and as many threads; another number of threads rounds otherwise. Bad images
+itself does with these images, this seed and as many threads; another number of threads rounds otherwise. Other methods
+(`rd++`, `patchcore`) may be named too, and are trained by themselves with their fast presets. Bad images
 join as in the benchmark (`docs/benchmark.md`), by default in the protocol contaminated-overlap. Everything is judged by
 torch: maps at the size of the image, AUPRO up to a false-positive rate of 0.3. Rows are printed as they come and
 appended to --out as JSON.
@@ -37,7 +38,7 @@ from blemish.benchmark.protocols import Protocol, Task, tasks
 from blemish.cli.train import parse_settings
 from blemish.data import Dataset, Sample, open_dataset, true_mask
 from blemish.images import ImageContract, read
-from blemish.methods import Features, GradientStage, MethodConfig, PassStage, Stage
+from blemish.methods import AnomalyMap, Features, GradientStage, Method, MethodConfig, PassStage, Stage, find_method
 from blemish.methods.cdd import CrossDomainDistillation, corrected, without
 from blemish.metrics import PixelRanking, auroc
 from blemish.nn.preparation import Preparation
@@ -241,13 +242,21 @@ def reduced(dataset: Dataset, good: int | None, test: int | None, kind: str | No
     return replace(dataset, samples=(*some(train, good), *some(normal, test), *bad))
 
 
+def answers(method: Method, image: Tensor) -> dict[str, AnomalyMap]:
+    """What every variant of a panel, or another method, says of a batch."""
+    if isinstance(method, Panel):
+        return {name: AnomalyMap.with_max_score(some) for name, some in method.maps(method.pyramid(image)).items()}
+    answer: AnomalyMap = method(image)
+    return {method.name: answer}
+
+
 def run(
-    panel: type[Panel], task: Task, config: MethodConfig, teacher: FeaturePyramid, seed: int, limit: int
+    kind: type[Method], task: Task, config: MethodConfig, teacher: FeaturePyramid, seed: int, limit: int
 ) -> list[dict[str, Any]]:
-    """Train a panel on a task and judge it."""
+    """Train a panel or another method on a task and judge it."""
     started = time.perf_counter()
-    method = build(panel, config, teacher, seed)
-    assert isinstance(method, Panel)
+    method = build(kind, config, teacher, seed)
+    variants = method.variants if isinstance(method, Panel) else {method.name: Variant("teacher")}
     preparation = Preparation(0, 255, config.image_size)
     train = [sample.path for sample in task.train.samples]
     Trainer("cpu", seed, None, lambda *_: None).fit(method, TrainingImages(train, ImageContract(), preparation))
@@ -260,36 +269,36 @@ def run(
     kept |= {sample for sample in bad if sample.path in contaminating}
     samples = [sample for sample in test.samples if sample.label == "normal" or sample in kept]
     images = TrainingImages([sample.path for sample in samples], ImageContract(), preparation)
-    maps: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in panel.variants}
-    scores: dict[str, list[float]] = {name: [] for name in panel.variants}
+    maps: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in variants}
+    scores: dict[str, list[float]] = {name: [] for name in variants}
     masks = []
     done = 0
     with torch.inference_mode():
         for batch in images.batches(range(len(images)), 16):
-            found = method.maps(method.pyramid(batch))
+            found = answers(method, batch)
             for i, sample in enumerate(samples[done : done + len(batch)]):
                 height, width = read(sample.path, ImageContract()).shape[:2]
                 mask = true_mask(sample, (height, width))
                 masks.append(np.zeros((height, width), bool) if mask is None else mask)
                 for name, some in found.items():
-                    maps[name].append(resize(some[i], torch.ones(height), torch.ones(width)).numpy())
-                    scores[name].append(float(some[i].max()))
+                    maps[name].append(resize(some.map[i], torch.ones(height), torch.ones(width)).numpy())
+                    scores[name].append(float(some.score[i]))
             done += len(batch)
         suspicion, slipped_in = [], np.array([path in contaminating for path in train])
-        in_sample: dict[str, list[float]] = {name: [] for name in panel.variants}
+        in_sample: dict[str, list[float]] = {name: [] for name in variants}
         done = 0
         training = TrainingImages(train, ImageContract(), preparation)
         for batch in training.batches(range(len(train)), 16):
-            pyramid = method.pyramid(batch)
-            for name, some in method.maps(pyramid).items():
-                in_sample[name] += some.amax((1, 2)).tolist()
-            suspicion += method.suspicion(batch, torch.arange(done, done + len(batch))).score.tolist()
+            for name, some in answers(method, batch).items():
+                in_sample[name] += some.score.tolist()
+            if isinstance(method, Panel):
+                suspicion += method.suspicion(batch, torch.arange(done, done + len(batch))).score.tolist()
             done += len(batch)
 
     anomalous = np.array([sample.label == "anomalous" for sample in samples])
     known = np.array([sample.path in contaminating for sample in samples])
     rows = []
-    for name in panel.variants:
+    for name, variant in variants.items():
         values = np.array(scores[name])
         row: dict[str, Any] = {"variant": name, "n_train": len(train), "n_bad": int(slipped_in.sum())}
         row["I-AUROC"] = auroc(values, anomalous)
@@ -300,7 +309,7 @@ def run(
             row[f"I-AUROC {group}"] = (
                 auroc(values[which | ~anomalous], which[which | ~anomalous]) if which.any() else None
             )
-        measure = in_sample[name] if panel.variants[name].taught == "teacher" else suspicion
+        measure = in_sample[name] if variant.taught == "teacher" else suspicion
         flagged = judge(measure).suspect
         row["listed"], row["listed bad"] = int(flagged.sum()), int((flagged & slipped_in).sum())
         row["suspicion AUROC"] = auroc(measure, slipped_in) if slipped_in.any() else None
@@ -314,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="a dataset")
     parser.add_argument("--ratios", default="0,0.2", help="shares of bad images, such as 0,0.2")
-    parser.add_argument("--variants", default="rd,cdd", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--variants", default="rd,cdd", help=f"of {', '.join(VARIANTS)}, and methods")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every variant")
     parser.add_argument("--good", type=int, help="so many good training images")
@@ -328,7 +337,9 @@ def main() -> None:
     protocol = Protocol(name="contamination", kind="contaminated", ratios=ratios, overlap=not options.no_overlap)
     dataset = reduced(open_dataset(options.source, "auto"), options.good, options.test, options.kind)
     settings = parse_settings(options.set)
-    chosen = {name: VARIANTS[name] for name in options.variants.split(",")}
+    names = options.variants.split(",")
+    chosen = {name: VARIANTS[name] for name in names if name in VARIANTS}
+    alone = [find_method(name) for name in names if name not in VARIANTS]
     if "rd" in chosen and len(chosen) > 1:
         # Trained along with the first that has domains: it does not care how many.
         first = next(variant for name, variant in chosen.items() if name != "rd")
@@ -353,11 +364,16 @@ def main() -> None:
             def together(pair: tuple[str, Variant]) -> tuple[int, bool, bool]:
                 return pair[1].domains, pair[1].redrawn, pair[1].cleaner
 
-            for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together):
-                panel = type("OnePanel", (Panel,), {"variants": dict(some)})
-                config = panel.Config.model_validate({"domains": domains} | settings)
+            kinds: list[tuple[type[Method], dict[str, Any]]] = [
+                (type("OnePanel", (Panel,), {"variants": dict(some)}), {"domains": domains})
+                for (domains, *_), some in groupby(sorted(chosen.items(), key=together), together)
+            ]
+            kinds += [(method, dict(method.fast)) for method in alone]
+            for kind, own in kinds:
+                known = {key: value for key, value in settings.items() if key in kind.Config.model_fields}
+                config = kind.Config.model_validate(own | known)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
-                for row in run(panel, task, config, teacher, seed, options.test):
+                for row in run(kind, task, config, teacher, seed, options.test):
                     row |= {"data": task.name, "ratio": task.setting, "seed": seed, "config": config.model_dump()}
                     if options.out:
                         with options.out.open("a") as file:
