@@ -228,6 +228,23 @@ def test_a_domains_student_is_not_taught_what_is_doubted() -> None:
     assert abs(wide - got[0]) > 0.01
 
 
+def test_without_students_nothing_is_taught_at_doubted_places() -> None:
+    """Whatever the teacher says there: the loss and its gradient are the same, and there are no other students."""
+    one = method(taught="nothing").eval()  # a batch's statistics would carry what is fed at doubted places
+    pyramid, domain, doubted = observed(4), torch.tensor([0, 1, 2, 0]), places(4, 0.05)
+    rebuilt = one.rebuild(pyramid)
+    one.rebuild = lambda _: rebuilt  # type: ignore[method-assign]
+    doubts = one.doubts(pyramid, doubted)
+    other = [torch.where(somewhere, -7 * level, level) for level, somewhere in zip(pyramid, doubts, strict=True)]
+
+    assert not list(one.students.parameters())
+    losses = [one.losses([*some, domain, doubted]) for some in (pyramid, other)]
+    assert [list(loss) for loss in losses] == [["distillation"]] * 2
+    assert losses[0]["distillation"].item() == pytest.approx(losses[1]["distillation"].item(), rel=1e-6)
+    believing = one.losses([*other, domain, torch.zeros_like(doubted)])["distillation"].item()
+    assert abs(believing - losses[1]["distillation"].item()) > 0.01
+
+
 # What is left of it.
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,9 @@ class CrossDomainDistillation(ReverseDistillation):
     so its domain holds fewer anomalies. The global student is taught what the teacher says, but where that is doubted,
     the mean of what the domains' students make of the image. Inference is that of `rd`.
 
+    The fast preset teaches nothing at doubted places and needs no domains' students: in short schedules that was as
+    good or better, at a third of the cost.
+
     Ours, since we know the paper's abstract only: all that the fields of `Config` call ours, domains dealt at random
     once, both kinds of student trained in every step, the mean of all as aggregation, and how domains come to hold
     fewer anomalies.
@@ -61,18 +64,24 @@ class CrossDomainDistillation(ReverseDistillation):
         doubted: float = Field(
             default=1.4, gt=1, description="how many times as strange as usual a place is where it is doubted; ours"
         )
+        taught: Literal["students", "nothing"] = Field(
+            default="students",
+            description="what the global student is taught at doubted places: the mean of the domains' students, or "
+            "nothing, and then there are none of these",
+        )
 
     config: Config
     domain: Tensor
     doubted: Tensor
-    fast: ClassVar = {"steps": 300}
+    fast: ClassVar = {"steps": 300, "taught": "nothing"}
     only_for_training: ClassVar = ("students.", "domain", "doubted", "strangeness.")
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
         channels, shape = teacher.info.channels, self.shape
         self.students = nn.ModuleList(
-            nn.Sequential(Bottleneck(channels, shape), Decoder(channels, shape)) for _ in range(config.domains)
+            nn.Sequential(Bottleneck(channels, shape), Decoder(channels, shape))
+            for _ in range(config.domains if config.taught == "students" else 0)
         )
         initialise(self.students)
         self.strangeness = Strangeness(channels, teacher.grids(config.image_size), config.domains)
@@ -135,11 +144,13 @@ class CrossDomainDistillation(ReverseDistillation):
         self.doubted.copy_(self.strangeness.settle() > self.config.doubted)
 
     def losses(self, observed: Features) -> dict[str, Tensor]:
-        """From the teacher's pyramid and each image's domain and doubted places: the domains' students' loss and the
-        global one's.
+        """From the teacher's pyramid and each image's domain and doubted places: the domains' students' loss, if there
+        are any, and the global one's.
         """
         *pyramid, domain, doubted = observed
         doubts = self.doubts(pyramid, doubted)
+        if not self.students:
+            return {"distillation": self.distillation(without(pyramid, doubts), without(self.rebuild(pyramid), doubts))}
         targets = corrected(pyramid, self.pseudo_normal(pyramid), doubts)
         return {
             "domains": self.domains_loss(pyramid, domain, doubts),
