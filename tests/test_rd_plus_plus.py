@@ -181,13 +181,16 @@ def test_the_seed_decides_the_noise_and_the_image_stays() -> None:
 
 
 def entropic_cost(cost: np.ndarray, temperature: float) -> float:
-    """The least of <P, C> + temperature KL(P | uniform) by plain alternating scaling, thousands of steps."""
+    """The least of <P, C> + temperature KL(P | uniform) by plain alternating scaling, until it stands still."""
     n, m = cost.shape
     kernel = np.exp(-cost / temperature) / (n * m)
     u, v = np.ones(n), np.ones(m)
     for _ in range(20_000):
+        before = u
         u = 1 / (n * kernel @ v)
         v = 1 / (m * kernel.T @ u)
+        if (np.abs(u - before) <= 1e-14 * u).all():
+            break
     plan = u[:, None] * kernel * v
     assert np.allclose(plan.sum(1), 1 / n)
     return float((plan * cost).sum() + temperature * (plan * np.log(plan * n * m)).sum())
