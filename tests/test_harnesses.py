@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ import pytest
 from blemish.data import open_dataset
 from blemish.data.synthetic import make_product_line
 from blemish.holdout import plan_hold_out
+from blemish.metrics import auroc
 
 Load = Callable[[str], ModuleType]
 
@@ -129,3 +132,34 @@ def test_the_int8_ceiling_computes_what_the_float32_one_does(harness: Load) -> N
     )
     assert not np.array_equal(float32, int8)
     assert np.corrcoef(float32.ravel(), int8.ravel())[0, 1] > 0.99
+
+
+def test_processor_time_is_put_down_to_the_innermost_function_of_blemish(harness: Load) -> None:
+    hotspots = harness("hotspots")
+    values, labels = np.random.default_rng(0).random(200_000), np.arange(200_000) % 2 == 0
+    watch = hotspots.Watch(every=0.001)
+    watch.start()
+    # NumPy sorts most of the time; that is no line of Blemish.
+    thread = threading.Thread(target=lambda: [auroc(values, labels) for _ in range(20)])
+    thread.start()
+    thread.join()
+    watch.stop()
+    place, most = max(watch.places.items(), key=lambda one: one[1].seconds)
+    assert place.startswith("metrics/ranking.py:")
+    assert 0.3 * watch.total < most.seconds <= watch.total
+
+
+def test_memory_is_put_down_to_where_the_main_thread_was(harness: Load) -> None:
+    hotspots = harness("hotspots")
+    watch = hotspots.Watch(every=0.001)
+    watch.start()
+    before = hotspots.resident()
+    held = np.ones(100 * 2**20, np.uint8)
+    time.sleep(0.2)
+    del held
+    time.sleep(0.2)
+    watch.stop()
+    place = watch.places[hotspots.ELSEWHERE]
+    assert place.highest > before + 90
+    assert place.added > 90
+    assert place.freed > 90

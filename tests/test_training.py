@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -529,6 +530,32 @@ def test_killed_while_the_learning_rate_rises_it_ends_with_the_same(tmp_path: Pa
 def test_a_loss_that_is_no_number_stops_the_training(images: TrainingImages, factor: float) -> None:
     with pytest.raises(TrainingError, match=r"stage adam: the loss is (nan|inf) at step 1 of 3.*learning_rate"):
         Trainer("cpu", SEED, None, watch).fit(toy(loss_factor=factor), images)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is left to itself")
+def test_memory_that_training_freed_is_given_back() -> None:
+    script = """
+import os
+import platform
+from pathlib import Path
+import torch
+from blemish.training.trainer import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+keep_freed_memory()
+before = resident()
+maps = [torch.ones(2**20) for _ in range(50)]
+del maps
+kept = resident()
+give_back_freed_memory()
+print(kept - before, resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 190  # Else there would be nothing to give back.
+    assert left < 20
 
 
 @pytest.mark.parametrize(("device", "message"), [("gpu", "choose auto, cpu or cuda"), ("cuda", "cuda device")])

@@ -270,14 +270,10 @@ def pack_learned(state: dict[str, Tensor], graph: bytes) -> bytes:
 
     A gallery or a memory bank is a constant of the graph, and would double the model file. `unpack_learned` finds it.
     """
-    constants = _constants(graph)
     held: dict[str, str] = {}
     for name, tensor in state.items():
-        array, constant = tensor.numpy(), constants.get(GRAPH_PREFIX + name)
-        if array.nbytes < LARGE_TENSOR or constant is None:
-            continue
-        same_kind = (array.dtype, array.shape) == (constant.dtype, constant.shape)
-        if same_kind and (digest := _digest(array)) == _digest(constant):
+        array = tensor.numpy()
+        if array.nbytes >= LARGE_TENSOR and (digest := _digest_in(graph, GRAPH_PREFIX + name, array)) == _digest(array):
             held[name] = digest
     stated = {IN_THE_GRAPH: json.dumps(held)} if held else None
     packed: bytes = save({name: tensor for name, tensor in state.items() if name not in held}, stated)
@@ -309,6 +305,32 @@ def unpack_learned(file: ModelFile) -> dict[str, Tensor]:
 
 def _digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _digest_in(graph: bytes, name: str, like: NDArray[Any]) -> str | None:
+    """The digest of a graph's constant of this name, type and shape, None where it holds none.
+
+    It is looked for where it lies, for an opened graph is a copy, and so is a tensor that is taken out of it. Should a
+    constant be written with its parts in another order, it is not found.
+    """
+    kind = onnx.helper.np_dtype_to_tensor_dtype(like.dtype)
+    head = onnx.TensorProto(name=name, dims=like.shape, data_type=kind).SerializeToString(deterministic=True)
+    # What follows the head is empty up to the length of the values, and the values.
+    empty = onnx.TensorProto(raw_data=bytes(1)).SerializeToString()[:1]
+    head += empty + _varint(like.nbytes)
+    at = graph.find(head)
+    if at < 0:
+        return None
+    return hashlib.sha256(memoryview(graph)[at + len(head) : at + len(head) + like.nbytes]).hexdigest()
+
+
+def _varint(number: int) -> bytes:
+    """A length as protocol buffers write it: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*written, number])
 
 
 def _constants(graph: bytes) -> dict[str, NDArray[Any]]:

@@ -160,6 +160,7 @@ class Trainer:
                 elif not (saved and number == saved.stage):
                     self._look_once(method, number, stage, images)
         method.cpu().eval()
+        give_back_freed_memory()
 
     def _fit_together(self, method: Method, images: TrainingImages) -> None:
         """Let a process for each device do it, and take what they learned."""
@@ -361,14 +362,28 @@ def keep_freed_memory() -> None:
     convolution that fills it (a teacher's forward pass: half the time without that). Elsewhere than on glibc nothing
     is done.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 256 * 2**20)
+
+
+def give_back_freed_memory() -> None:
+    """What `keep_freed_memory` kept, to the kernel: exporting needs as much, in other pieces."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+def _of_glibc(name: str) -> Any | None:
+    """A function of the C library, if it is glibc."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 @contextmanager
