@@ -101,6 +101,62 @@ def test_openvino_takes_batches_and_sizes_as_they_come(model: Path) -> None:
 
 
 @needs_openvino
+def test_threads_may_show_openvino_its_first_images_at_the_same_time(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(open_model_file(model).graph)
+    script = """
+import sys
+from pathlib import Path
+from threading import Barrier, Thread
+import numpy as np
+from blemish.runtime.graph import open_graph
+
+sys.setswitchinterval(1e-6)
+graph = open_graph(Path(sys.argv[1]).read_bytes(), 2, "openvino", 2)
+together = Barrier(4)
+
+def first():
+    together.wait()
+    graph.run(np.zeros((1, 64, 64, 3), np.uint8))
+
+threads = [Thread(target=first) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    # Each new process has a first time of its own; one in four used to wait for ever.
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "model.onnx")], check=True, timeout=100)
+
+
+@needs_openvino
+def test_images_of_ever_new_sizes_do_not_fill_the_memory_of_openvino(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(open_model_file(model).graph)
+    script = """
+import os
+import sys
+from pathlib import Path
+import numpy as np
+from blemish.runtime.graph import open_graph
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+graph = open_graph(Path(sys.argv[1]).read_bytes(), 1, "openvino")
+seen = []
+for size in range(600):
+    graph.run(np.zeros((1, 100 + size % 25, 100 + size // 25, 3), np.uint8))
+    seen.append(resident())
+print(seen[599] - seen[449], seen[449] - seen[0])
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    late, early = map(int, done.stdout.split())
+    assert early < 600
+    assert late < 30
+
+
+@needs_openvino
 def test_openvino_reaches_for_no_network_and_no_torch(model: Path) -> None:
     """Importing it also imports its telemetry, which must stay silent."""
     code = (

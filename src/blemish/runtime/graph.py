@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from threading import local
+from threading import Lock, local
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -73,15 +73,22 @@ class OpenVinoGraph:
     """
 
     runtime: RuntimeName = "openvino"
+    _one_by_one = Lock()
 
     def __init__(self, content: bytes, threads: int | None = None, at_once: int = 1) -> None:
         import openvino
 
+        # The first array of a process makes it look up NumPy's functions. Two threads that do this at the same time can
+        # wait for each other for ever: one for the interpreter, which the other holds, and that one for the look-up.
+        with self._one_by_one:
+            openvino.Tensor(np.zeros(1, np.float32)).data  # noqa: B018
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": at_once,
             "INFERENCE_NUM_THREADS": max(at_once, threads or usable_cores()),
+            # What it prepares for one size of image. Left to itself it keeps 5,000 of these: gigabytes.
+            "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
         try:
             core = openvino.Core()
