@@ -153,7 +153,7 @@ def test_version(cli: Cli) -> None:
         ),
         (["train", "parts", "--out", "m", "--set", "steps"], "blemish: --set: 'steps' is not of the form KEY=VALUE"),
         (["train", "parts", "--out", "m", "--set", "stesp=3"], "blemish: --set: method rd has no setting 'stesp'"),
-        (["train", "parts", "--out", "m", "--config", "no.yaml"], "blemish: no.yaml: it cannot be read as YAML"),
+        (["train", "parts", "--out", "m", "--config", "no.yaml"], "blemish: no.yaml: it cannot be read: No such file"),
         (["teachers", "--weights", "nowhere"], "blemish: nowhere: the weights folder does not exist"),
     ],
 )

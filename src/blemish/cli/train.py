@@ -167,7 +167,9 @@ def read_config(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise UsageError(f"it cannot be read: {error.strerror}", where=path) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"it cannot be read as YAML: {error}", where=path) from error
     if not isinstance(content, dict):
         raise UsageError("it is not a mapping of options", where=path)
