@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from blemish.nn.preparation import Preparation
-from blemish.nn.resampling import MapHead, aligned_matrix, resize, resize_matrix, smoothing_matrix
+from blemish.nn.resampling import MapHead, aligned_matrix, along_rows, resize, resize_matrix, smoothing_matrix
 
 SIDES = (1, 2, 3, 7, 16, 31, 64, 97, 256)
 
@@ -81,6 +81,16 @@ def test_resize_takes_any_number_of_leading_axes(shape: tuple[int, ...]) -> None
     torch.testing.assert_close(resize(image, torch.zeros(10), torch.zeros(45)), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 8, 31, 224, 300, 999])
+@pytest.mark.parametrize("out", [1, 3, 8, 32, 224, 511])
+def test_leaving_out_zeros_leaves_out_nothing_else(size: int, out: int) -> None:
+    matrix = resize_matrix(torch.ones(size), torch.ones(out))
+    x = torch.randn(2, size, 3, generator=torch.Generator().manual_seed(size))
+    torch.testing.assert_close(along_rows(matrix, x), matrix @ x)
+    whole = (100 * x).abs().to(torch.uint8)
+    torch.testing.assert_close(along_rows(matrix, whole), matrix @ whole.float())
+
+
 def test_a_constant_image_stays_constant() -> None:
     image = torch.full((1, 3, 37, 91), 0.7)
     for out in (1, 20, 64, 200):
@@ -135,6 +145,12 @@ def test_the_head_is_enlarging_adding_and_smoothing(align_corners: bool, sigma: 
     assert given.shape == (2, 64, 64)
     assert np.allclose(given.numpy(), expected, rtol=0, atol=5e-6)
     assert not head.state_dict()
+
+
+def test_a_single_channel_is_prepared_like_three_equal_ones() -> None:
+    grey = torch.randint(0, 256, (2, 37, 53, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    prepare = Preparation(0, 255, 24)
+    torch.testing.assert_close(prepare(grey).expand(-1, 3, -1, -1), prepare(grey.expand(-1, -1, -1, 3)))
 
 
 def test_preparation_scales_the_declared_range_and_resizes() -> None:

@@ -24,7 +24,7 @@ from blemish.images import ImageContract
 from blemish.methods import Method
 from blemish.modelfile import ModelFile, Parity
 from blemish.nn.preparation import Preparation
-from blemish.nn.resampling import resize
+from blemish.nn.resampling import length, resize
 from blemish.runtime.graph import Graph, OnnxRuntimeGraph
 from blemish.search import search_in_integers
 
@@ -50,8 +50,7 @@ class InspectionNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """B x H x W x 3 in the contract's type -> anomaly map B x H x W, score B."""
         anomaly_map, score = self.method(self.preparation(image))
-        height, width = (image[0, :, 0, 0], image[0, 0, :, 0])
-        return resize(anomaly_map, height.to(torch.float32), width.to(torch.float32)), score
+        return resize(anomaly_map, length(image, 1), length(image, 2)), score
 
 
 def export_graph(

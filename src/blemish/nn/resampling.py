@@ -8,8 +8,13 @@ more than one of them: their matrices are multiplied beforehand.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+
+BLOCKS = 8
+"""Into so many a resize matrix is cut, to leave out its zeros."""
 
 
 def resize_matrix(size: Tensor, out: Tensor) -> Tensor:
@@ -63,11 +68,38 @@ def smoothing_matrix(size: int, sigma: float, truncate: float = 4.0) -> Tensor:
     return matrix.float()
 
 
+def length(image: Tensor, axis: int) -> Tensor:
+    """A float tensor as long as an axis of `image`, of values without a meaning; see `resize_matrix`.
+
+    Cut out of it: where one element is picked, a graph copies all that it is picked from.
+    """
+    return image[tuple(slice(None) if i == axis else slice(0, 1) for i in range(image.ndim))].flatten().float()
+
+
+def along_rows(matrix: Tensor, x: Tensor) -> Tensor:
+    """`matrix @ x` for a matrix of `resize_matrix` and x of any type, without most of the products with zero.
+
+    A row of the matrix weighs a few neighbouring rows of x. So each of `BLOCKS` blocks of rows needs a short stretch of
+    x, which alone is made float32: of the rows of a large image, one in `BLOCKS` and a margin. All stretches are of one
+    length, for a runtime prepares for each length anew.
+    """
+    out, size = (torch.ones_like(side, dtype=torch.int64).sum() for side in (matrix[:, 0], matrix[0]))
+    reach = size // out + 2
+    stretch = (out // BLOCKS + 1) * size // out + 2 * reach + 1
+    furthest = (size - stretch).clamp(min=0)
+    parts = []
+    for first, last in pairwise(out * k // BLOCKS for k in range(BLOCKS + 1)):
+        begin = torch.minimum((first * size // out - reach).clamp(min=0), furthest)
+        seen = slice(begin, begin + stretch)
+        parts.append(matrix[first:last, seen] @ x[..., seen, :].to(torch.float32))
+    return torch.cat(parts, -2)
+
+
 def resize(image: Tensor, height: Tensor, width: Tensor) -> Tensor:
     """Resize the last two axes of `image` to `len(height)` x `len(width)`; see `resize_matrix`."""
-    rows = resize_matrix(image[(0,) * (image.ndim - 2)][:, 0], height)
-    columns = resize_matrix(image[(0,) * (image.ndim - 1)], width)
-    return rows @ (image @ columns.T)
+    rows, columns = (length(image, axis) for axis in (image.ndim - 2, image.ndim - 1))
+    wide = along_rows(resize_matrix(columns, width), image.transpose(-1, -2)).transpose(-1, -2)
+    return along_rows(resize_matrix(rows, height), wide)
 
 
 class MapHead(nn.Module):
