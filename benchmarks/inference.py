@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py bottle.blemish mvtec/bottle/test --int8 bottle.int8.blemish
     python benchmarks/inference.py bottle.blemish mvtec/bottle/test --threads 1
+    python benchmarks/inference.py bottle.blemish mvtec/bottle/test --at 640x480 --at 2448x2048
 
 Graphs run in turn, one image each, so that a busy machine is busy for all; medians. Beside them what the graph computes
 (its convolutions and matrix products, counted) and the share of the ceiling: what the same runtime reaches, in the same
@@ -59,6 +60,22 @@ def graphs(models: dict[str, Path], image: NDArray[np.generic], threads: int | N
         print(f"| {name} | {clock:.2f} | {cpu:.2f} | {work[name] / 1e9:.2f} | {rate:.0f} | {share:.0%} |")
 
 
+def at_sizes(models: dict[str, Path], image: NDArray[np.generic], sizes: list[str], threads: int | None) -> None:
+    """The graph alone on images of other sizes, which the image is repeated to fill."""
+    kinds = {"onnxruntime": OnnxRuntimeGraph, "openvino": OpenVinoGraph}
+    jobs: dict[str, Callable[[], object]] = {}
+    for runtime in installed_runtimes():
+        for name, path in models.items():
+            graph = kinds[runtime](open_model_file(path).graph, threads)
+            for size in sizes:
+                width, height = map(int, size.split("x"))
+                one = np.resize(image, (1, height, width, 3))
+                jobs[f"{name} {runtime}, {size}"] = lambda graph=graph, one=one: graph.run(one)  # type: ignore[misc]
+    print("\n| graph, one image of another size | ms | cpu ms |\n|---|---|---|")
+    for name, (clock, cpu) in in_turn(jobs, RUNS).items():
+        print(f"| {name} | {clock:.2f} | {cpu:.2f} |")
+
+
 def whole(models: dict[str, Path], folder: Path, images: int) -> None:
     print("\n| blemish inspect | images/s | images/s with heat maps | peak MB |\n|---|---|---|---|")
     for name, path in models.items():
@@ -83,6 +100,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--int8", type=Path, help="its twin, from `blemish export`")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--at", action="append", default=[], metavar="WIDTHxHEIGHT", help="the graph at another size")
     arguments = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("blemish", "numpy", *installed_runtimes()))
     machine = f"{os.cpu_count()} cores {platform.machine()}"
@@ -91,6 +109,8 @@ def main() -> None:
     contract: ImageContract = open_model_file(arguments.model).manifest.images
     paths = list_images(arguments.images).images
     graphs(models, read(paths[0], contract), arguments.threads)
+    if arguments.at:
+        at_sizes(models, read(paths[0], contract), arguments.at, arguments.threads)
     whole(models, arguments.images, len(paths))
 
 
