@@ -60,7 +60,8 @@ class Variant:
     domains : how many; redrawn : whether the images are dealt into domains anew in every epoch.
     cleaner : whether the domains' students are spared the doubted places.
     by : who doubts: "strangeness", as in `cdd`; "students", a tenth of the places of a batch, those where the map of
-        the teacher against their mean is highest; or "nobody", which doubts all places.
+        the teacher against their mean is highest; "nobody", which doubts all places; or "half", by strangeness, and
+        elsewhere the mean of what the teacher sees and of the pseudo-normal features is taught.
     limit : how strange a doubted place is, for "strangeness".
     suspects : whether whole images that are listed as suspects are doubted too, for "strangeness".
     """
@@ -79,6 +80,8 @@ VARIANTS = {
     "rd": Variant("teacher"),
     "cdd": Variant(),
     "nothing": Variant("nothing"),
+    "nothing K=5": Variant("nothing", domains=5),
+    "nothing K=8": Variant("nothing", domains=8),
     "limit 1_3": Variant(limit=1.3),
     "limit 1_5": Variant(limit=1.5),
     "limit 1_6": Variant(limit=1.6),
@@ -91,6 +94,7 @@ VARIANTS = {
     "redrawn": Variant(redrawn=True),
     "not cleaner": Variant(cleaner=False),
     "everywhere": Variant(by="nobody"),
+    "halfway": Variant(by="half"),
     "everywhere own left out": Variant(own=False, by="nobody"),
     "by students": Variant(by="students", cleaner=False),
     "everywhere not cleaner": Variant(own=False, by="nobody", cleaner=False),
@@ -159,6 +163,12 @@ class Panel(CrossDomainDistillation):
             if variant.taught == "nothing":
                 places = self.doubts(pyramid, self.doubted_by(variant, number))
                 targets, rebuilt = without(pyramid, places), without(rebuilt, places)
+            elif variant.by == "half":
+                places = self.doubts(pyramid, self.doubted_by(variant, number))
+                everywhere = [torch.ones_like(level[:, :1], dtype=torch.bool) for level in pyramid]
+                instead = corrected(pyramid, normal[name], everywhere)
+                between = [(t + n) / 2 for t, n in zip(pyramid, instead, strict=True)]
+                targets = corrected(between, normal[name], places)
             elif variant.by == "nobody":
                 targets = normal[name]
             elif variant.taught in AGGREGATE:
