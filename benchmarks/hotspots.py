@@ -20,10 +20,12 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-PACKAGE = f"{os.sep}blemish{os.sep}"
+# Where it is, without importing it: what that costs is to be seen.
+PACKAGE = f"{Path(str(getattr(find_spec('blemish'), 'origin', None))).parent}{os.sep}"
 ELSEWHERE = "outside Blemish: starting, imports"
 NATIVE = "threads of the libraries"
 
@@ -41,9 +43,8 @@ class Place:
 def place_of(frame: FrameType | None) -> str:
     """module:function of the innermost frame of Blemish."""
     while frame is not None:
-        name = frame.f_code.co_filename
-        if PACKAGE in name and "site-packages" not in name.rpartition(PACKAGE)[0]:
-            return f"{name.rpartition(PACKAGE)[2]}:{frame.f_code.co_qualname}"
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            return f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_code.co_qualname}"
         frame = frame.f_back
     return ELSEWHERE
 

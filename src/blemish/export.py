@@ -272,7 +272,8 @@ def pack_learned(state: dict[str, Tensor], graph: bytes) -> bytes:
     held: dict[str, str] = {}
     for name, tensor in state.items():
         array = tensor.numpy()
-        if array.nbytes >= LARGE_TENSOR and (digest := _digest_in(graph, GRAPH_PREFIX + name, array)) == _digest(array):
+        digest = _digest_in(graph, GRAPH_PREFIX + name, array) if array.nbytes >= LARGE_TENSOR else None
+        if digest and digest == _digest(array):
             held[name] = digest
     stated = {IN_THE_GRAPH: json.dumps(held)} if held else None
     packed: bytes = save({name: tensor for name, tensor in state.items() if name not in held}, stated)
