@@ -22,7 +22,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
@@ -60,8 +60,10 @@ class Variant:
     domains : how many; redrawn : whether the images are dealt into domains anew in every epoch.
     cleaner : whether the domains' students are spared the doubted places.
     by : who doubts: "strangeness", as in `cdd`; "students", a tenth of the places of a batch, those where the map of
-        the teacher against their mean is highest; "nobody", which doubts all places; or "half", by strangeness, and
-        elsewhere the mean of what the teacher sees and of the pseudo-normal features is taught.
+        the teacher against their mean is highest; "nobody", which doubts all places; "half", by strangeness, and
+        elsewhere the mean of what the teacher sees and of the pseudo-normal features is taught; "truth", the defects as
+        they are labelled, which no method can know: what is lost all the same is not for want of finding them; or
+        "true images", all places of bad images.
     limit : how strange a doubted place is, for "strangeness".
     suspects : whether whole images that are listed as suspects are doubted too, for "strangeness".
     """
@@ -97,6 +99,9 @@ VARIANTS = {
     "halfway": Variant(by="half"),
     "everywhere own left out": Variant(own=False, by="nobody"),
     "by students": Variant(by="students", cleaner=False),
+    "truth": Variant(by="truth"),
+    "truth nothing": Variant("nothing", by="truth"),
+    "truth images": Variant("nothing", by="true images"),
     "everywhere not cleaner": Variant(own=False, by="nobody", cleaner=False),
 }
 
@@ -106,6 +111,8 @@ class Panel(CrossDomainDistillation):
 
     name = "panel"
     variants: dict[str, Variant]
+    truth: Tensor
+    """Of every training image where its defects are, N x S x S."""
 
     def __init__(self, config: Any, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
@@ -182,6 +189,11 @@ class Panel(CrossDomainDistillation):
 
     def doubted_by(self, variant: Variant, number: Tensor) -> Tensor:
         """The places that are strange, B x g x g, and all places of suspects."""
+        if variant.by in ("truth", "true images"):
+            truth = self.truth[number]
+            if variant.by == "true images":
+                truth = truth.flatten(1).any(1)[:, None, None].expand_as(truth)
+            return nn.functional.adaptive_max_pool2d(truth[:, None].float(), self.strange.shape[1])[:, 0] > 0
         doubted = self.strange[number] > variant.limit
         if variant.suspects:
             suspect = torch.from_numpy(judge(self.strange.amax((1, 2)).tolist()).suspect)[number]
@@ -260,19 +272,37 @@ def answers(method: Method, image: Tensor) -> dict[str, AnomalyMap]:
     return {method.name: answer}
 
 
+def defects(sample: Sample, side: int) -> Tensor:
+    """Where the defects of an image are, S x S; nowhere in a good one, everywhere in a bad one without mask."""
+    if sample.label != "anomalous":
+        return torch.zeros(side, side, dtype=torch.bool)
+    height, width = read(sample.path, ImageContract()).shape[:2]
+    mask = true_mask(sample, (height, width))
+    whole = torch.ones(1, 1, height, width) if mask is None else torch.from_numpy(mask)[None, None].float()
+    return nn.functional.adaptive_max_pool2d(whole, side)[0, 0] > 0
+
+
 def run(
-    kind: type[Method], task: Task, config: MethodConfig, teacher: FeaturePyramid, seed: int, limit: int
+    kind: type[Method],
+    task: Task,
+    config: MethodConfig,
+    teacher: FeaturePyramid,
+    seed: int,
+    limit: int,
+    labelled: Mapping[Path, Sample],
 ) -> list[dict[str, Any]]:
-    """Train a panel or another method on a task and judge it."""
+    """Train a panel or another method on a task and judge it; `labelled`: the images as they were before the task."""
     started = time.perf_counter()
     method = build(kind, config, teacher, seed)
     variants = method.variants if isinstance(method, Panel) else {method.name: Variant("teacher")}
     preparation = Preparation(0, 255, config.image_size)
     train = [sample.path for sample in task.train.samples]
+    (test,) = task.tests.values()
+    if isinstance(method, Panel):
+        method.truth = torch.stack([defects(labelled[path], config.image_size) for path in train])
     Trainer("cpu", seed, None, lambda *_: None).fit(method, TrainingImages(train, ImageContract(), preparation))
     print(f"# trained in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
-    (test,) = task.tests.values()
     bad = [sample for sample in test.samples if sample.label == "anomalous"]
     kept = {bad[i] for i in np.linspace(0, len(bad) - 1, min(limit, len(bad))).round().astype(int)}
     contaminating = {test.root / name for name in task.drawn}
@@ -346,6 +376,7 @@ def main() -> None:
     ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
     protocol = Protocol(name="contamination", kind="contaminated", ratios=ratios, overlap=not options.no_overlap)
     dataset = reduced(open_dataset(options.source, "auto"), options.good, options.test, options.kind)
+    labelled = {sample.path: sample for sample in dataset.samples}
     settings = parse_settings(options.set)
     names = options.variants.split(",")
     chosen = {name: VARIANTS[name] for name in names if name in VARIANTS}
@@ -383,7 +414,7 @@ def main() -> None:
                 known = {key: value for key, value in settings.items() if key in kind.Config.model_fields}
                 config = kind.Config.model_validate(own | known)
                 teacher = open_teacher(DEFAULT_TEACHER, strides=config.strides)
-                for row in run(kind, task, config, teacher, seed, options.test):
+                for row in run(kind, task, config, teacher, seed, options.test, labelled):
                     row |= {"data": task.name, "ratio": task.setting, "seed": seed, "config": config.model_dump()}
                     if options.out:
                         with options.out.open("a") as file:
