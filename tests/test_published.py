@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from blemish.benchmark.protocols import protocols
 from blemish.benchmark.published import (
     DATASETS,
     MEAN,
@@ -19,6 +20,7 @@ from blemish.benchmark.published import (
     published_figures,
     read_figures,
 )
+from blemish.benchmark.summary import Comparison, Summary
 from blemish.errors import DataError, UsageError
 
 FILES = sorted(
@@ -336,3 +338,20 @@ def test_every_published_figure_can_be_compared() -> None:
         phrases = comparability(figure, **{**MEASURED, "metric": ours.get(figure.metric, figure.metric)})
         assert phrases
         assert all(phrases)
+
+
+def test_a_narrow_terminal_shows_what_differs_once_and_in_whole_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column for it would have room for a syllable a line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    differences = ("trained on 80 % of the images", "other teacher: wide_resnet50_2")
+    comparisons = [Comparison("", "mean", metric, 0.99, FIGURE, differences) for metric in ("image_auroc", "aupro")]
+    comparisons.append(Comparison("", "mean", "image_auroc", 0.9, replace(FIGURE, source="another"), ()))
+    Summary((), protocols()["one-class"], (), tuple(comparisons), (), ()).print()
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    text = " ".join(shown.split())
+    assert text.count("1 somebody; what differs: trained on 80 % of the images; other teacher: wide_resnet50_2") == 1
+    assert "2 another; what differs: nothing that is known" in text
+    assert [line.split("│")[-2].strip() for line in shown.splitlines() if line.startswith("│")] == ["1", "1", "2"]

@@ -124,10 +124,18 @@ class Summary:
         for failure in self.failures:
             console.print(f"Without figures: {failure}", markup=False)
         if self.comparisons:
-            shown = RichTable(*COLUMNS, title=f"beside published figures; ! is more than {100 * TOLERANCE:g} % apart")
+            # Several figures share a source and what differs from it: said once, below, at the terminal's full width.
+            notes: dict[str, str] = {}
+            shown = RichTable(
+                *COLUMNS[:-2], "note", title=f"beside published figures; ! is more than {100 * TOLERANCE:g} % apart"
+            )
             for comparison in self.comparisons:
-                shown.add_row(*comparison.texts())
+                *figures, source, differences = comparison.texts()
+                note = f"{source}; what differs: {differences or 'nothing that is known'}"
+                shown.add_row(*figures, notes.setdefault(note, str(len(notes) + 1)))
             console.print(shown)
+            for note, number in notes.items():
+                console.print(f"{number}  {note}", markup=False)
 
 
 def _markdown_comparisons(comparisons: Sequence[Comparison]) -> str:
