@@ -433,6 +433,11 @@ def test_info_and_evaluate_print_tables(cli: Cli, line: Line) -> None:
     info = cli("info", line.model)
     assert info.status == 0
     assert "smallest reachable rate" in info.out
+    facts = [[part.strip() for part in row.split("│")[1:3]] for row in info.out.splitlines() if row.startswith("│")]
+    assert ["left out", "none"] in facts
+    assert ["", "strides: 4, 8, 16"] in facts
+    assert [name for name, value in facts if re.fullmatch(r"\d+ to \d+", value)] == ["width", "height"]
+    assert not re.search(r"[\[({'}]", "".join(value for name, value in facts if name in ("config", "", "width")))
     evaluation = cli("evaluate", line.model, line.source)
     assert evaluation.status == 0
     for name in ("image_auroc", "aupro", "mad", "iou", "best_iou", "fpr95", "fps", "fps_graph_batched", "REVIEW"):

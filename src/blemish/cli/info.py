@@ -36,13 +36,33 @@ def print_summary(path: Path, manifest: Manifest, *, as_json: bool) -> None:
         typer.echo(json.dumps(facts, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, title=str(path))
     for name, value in facts.items():
         if value is not None:
-            table.add_row(name.replace("_", " "), str(value))
+            table.add_row(name.replace("_", " "), escape(readable(value)))
     Console(highlight=False).print(table)
+
+
+def readable(value: Any) -> str:
+    """A fact as a person reads it: one line for each of a list or a mapping, "none" for an empty list, 160 to 640 for
+    a range, six digits of a number. JSON has the whole values.
+    """
+    match value:
+        case list():
+            return "\n".join(map(readable, value)) or "none"
+        case dict():
+            return "\n".join(f"{key}: {', '.join(readable(of_it).splitlines())}" for key, of_it in value.items())
+        case tuple():
+            return " to ".join(map(readable, dict.fromkeys(value)))
+        case None:
+            return "not set"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
 
 
 def summary(path: Path, manifest: Manifest) -> dict[str, Any]:
