@@ -11,7 +11,16 @@ from blemish.assembly import train
 from blemish.cli.info import summary
 from blemish.methods import find_method
 from blemish.modelfile import SeenImage, Suspicion, SuspiciousImage, open_model_file
-from blemish.suspects import SUSPECT, Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
+from blemish.suspects import (
+    SUSPECT,
+    Shown,
+    in_one_line,
+    judge,
+    page_beside,
+    warning,
+    worth_showing,
+    write_page_of_suspects,
+)
 from factories import make_manifest
 from tiny import make_parts, settings_for
 from tiny import one_thread as one_thread  # applies to this module
@@ -111,6 +120,17 @@ def test_the_page_names_shows_and_lists(tmp_path: Path) -> None:
     assert all(name in page for name in names[1:])
     assert "1 suspect among them: images that calibrate" in page.replace("\n", " ")
     assert "z = 9.8, calibration" in page
+    meaning = warning(some, training)
+    assert meaning is not None
+    assert meaning.startswith("1 suspect among the images that calibrate: if bad parts are among them, the threshold")
+
+
+def test_suspects_that_only_train_need_no_warning() -> None:
+    some = suspicion({"bad.png": 2.0, "good.png": 0.5})
+    seen = [SeenImage(path="bad.png", sha256="0" * 64, role="train")]
+    seen += [SeenImage(path="good.png", sha256="0" * 64, role="calibration")]
+    training = make_manifest().training.model_copy(update={"images": tuple(seen)})
+    assert warning(some, training) is None
 
 
 # A training.
@@ -158,7 +178,9 @@ def test_it_is_said_and_shown(trained: tuple[Path, list[str]]) -> None:
     assert manifest.suspicion is not None
     page = page_beside(out)
     assert page.name == "part.suspects.html"
-    assert said[-1] == f"{in_one_line(manifest.suspicion)} The most suspicious are shown in {page}."
+    meaning = warning(manifest.suspicion, manifest.training)
+    assert said[-1 - bool(meaning)] == f"{in_one_line(manifest.suspicion)} The most suspicious are shown in {page}."
+    assert not meaning or said[-1] == meaning
     shown = worth_showing(manifest.suspicion)
     text = page.read_text("utf-8")
     assert all(f'alt="Map of {image.path}"' in text for image in shown)

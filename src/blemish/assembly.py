@@ -46,7 +46,15 @@ from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
 from blemish.runtime import Detector
 from blemish.runtime.graph import Graph
-from blemish.suspects import Shown, in_one_line, judge, page_beside, worth_showing, write_page_of_suspects
+from blemish.suspects import (
+    Shown,
+    in_one_line,
+    judge,
+    page_beside,
+    warning,
+    worth_showing,
+    write_page_of_suspects,
+)
 from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 from blemish.training.embedding import STRIDES, Embedding
@@ -187,6 +195,8 @@ def train(
     if suspicion and isinstance(trained, NamesSuspects):
         show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
         listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
+        if meaning := warning(suspicion, record):
+            listener.warn(meaning)
     return detector
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from blemish.suspects.judging import SUSPECT, Ruling, judge
-from blemish.suspects.page import Shown, in_one_line, page_beside, worth_showing, write_page_of_suspects
+from blemish.suspects.page import (
+    Shown,
+    in_one_line,
+    page_beside,
+    warning,
+    worth_showing,
+    write_page_of_suspects,
+)
 
 __all__ = [
     "SUSPECT",
@@ -12,6 +19,7 @@ __all__ = [
     "in_one_line",
     "judge",
     "page_beside",
+    "warning",
     "worth_showing",
     "write_page_of_suspects",
 ]

@@ -63,7 +63,7 @@ def write_page_of_suspects(
     """
     role = {image.path: image.role for image in training.images}
     suspects = suspicion.suspects
-    calibrating = sum("calibration" in role[image.path] for image in suspects)
+    calibrating = that_calibrate(suspicion, training)
 
     def pictured(one: Shown) -> _Pictured:
         image, suspicion_map = thumbnail(one.image, SIDE), thumbnail(one.suspicion_map, SIDE)
@@ -101,6 +101,23 @@ def write_page_of_suspects(
         ],
     }
     write_page(path, "blemish.suspects", "suspects.html.jinja", **content)
+
+
+def that_calibrate(suspicion: Suspicion, training: TrainingRecord) -> int:
+    """How many suspects are among the images that the threshold rests on."""
+    role = {image.path: image.role for image in training.images}
+    return sum("calibration" in role[image.path] for image in suspicion.suspects)
+
+
+def warning(suspicion: Suspicion, training: TrainingRecord) -> str | None:
+    """What suspects mean for the threshold; None if none of them calibrates."""
+    number = that_calibrate(suspicion, training)
+    if not number:
+        return None
+    return (
+        f"{counted(number, 'suspect')} among the images that calibrate: if bad parts are among them, the threshold is "
+        "too high and defects are missed. Take the bad ones out and train again."
+    )
 
 
 def in_one_line(suspicion: Suspicion) -> str:
