@@ -87,9 +87,10 @@ def test_a_folder_whose_features_do_not_fit_into_memory(
     distil(parts, files[1], preset="paper", settings=SMALL)
 
     kept, anew = (load_file(file) for file in files)
-    # Not the same bits: a convolution of 16 images may add in another order than one of 2.
+    # Not the same bits: a convolution of 16 images may add in another order than one of 2, and Adam enlarges that where
+    # a gradient is nearly 0, so tensors are compared as a whole.
     for name, wanted in kept.items():
-        torch.testing.assert_close(anew[name], wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+        assert (anew[name] - wanted).norm() <= 0.01 * wanted.norm(), name
 
 
 def test_unexplained_variance_by_hand() -> None:
