@@ -46,7 +46,11 @@ class Toy(Method):
         self.loss_factor = loss_factor
         self.observed: list[int] = []
         self.first = nn.Sequential(
-            nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Dropout(0.3), nn.Conv2d(5, 3, 3)
+            # No bias: before a batch normalisation its gradient is rounding alone, which Adam makes steps of.
+            nn.Conv2d(3, 5, 3, padding=1, bias=False),
+            nn.BatchNorm2d(5),
+            nn.Dropout(0.3),
+            nn.Conv2d(5, 3, 3),
         )
         self.second = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.3), nn.Conv2d(4, 3, 1))
         self.register_buffer("mean", torch.zeros(3))
