@@ -103,10 +103,11 @@ Stage = GradientStage | PassStage
 
 
 class Method(nn.Module):
-    """Base of all methods. A subclass has `teacher`, `Config`, `stages` and `forward`.
+    """Base of all methods. A subclass has `Config`, `stages` and `forward`.
 
     Attributes
     ----------
+    config, teacher : what it was made with.
     name : as on the command line; title : the paper's name and source.
     extendable : True where a trained method, trained again on other images, adds them to what it knows.
     fast : what the fast preset changes in the config.
@@ -121,9 +122,12 @@ class Method(nn.Module):
     extendable: ClassVar[bool] = False
     fast: ClassVar[dict[str, Any]] = {}
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    config: MethodConfig
+    teacher: FeaturePyramid
 
     def __init__(self, config: MethodConfig, teacher: FeaturePyramid) -> None:
         super().__init__()
+        self.config = config
         self.teacher = teacher
 
     @classmethod

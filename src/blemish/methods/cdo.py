@@ -104,11 +104,11 @@ class CollaborativeDiscrepancy(Method):
         steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; published code")
 
+    config: Config
     fast: ClassVar = {"steps": 300, "batch_size": 8}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         grids = teacher.grids(config.image_size)
         self.standardise = Standardise(teacher.info.channels)
         self.student = teacher.untrained_copy()

@@ -42,13 +42,13 @@ class ConditionalFlows(Method):
         )
         steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
 
+    config: Config
     fast: ClassVar = {"steps": 1000, "learning_rate": 2e-3, "batch_size": 8}
 
     highest: Tensor
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         channels = teacher.info.channels
         self.grids = teacher.grids(config.image_size)
         self.standardise = Standardise(channels)

@@ -74,6 +74,7 @@ class CascadePatchRetrieval(Method):
             """A model file does not say where on a machine something lay."""
             return textures.name if textures else None
 
+    config: Config
     fast: ClassVar = {"image_size": 256, "dimension": 128, "reference_limit": 200, "steps": 150, "batch_size": 8}
 
     histograms: Tensor
@@ -83,7 +84,6 @@ class CascadePatchRetrieval(Method):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         self.grids = teacher.grids(config.image_size)
         channels, grid, size = teacher.info.channels, self.grids[0], config.image_size
         self.describe = WordHistograms(grid, channels[0], config.words, config.blocks)

@@ -69,7 +69,6 @@ class Describing(Method):
 
     def __init__(self, config: DescribingConfig, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         self.targets = PatchTargets(
             teacher.grids(config.image_size), teacher.info.channels, steps=config.image_size // 4
         )

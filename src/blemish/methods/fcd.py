@@ -109,6 +109,7 @@ class FeatureConstrainedDistillation(FeatureMatching):
                 raise ValueError("layers count from 0 and must grow, such as [3, 6, 9, 11]")
             return layers
 
+    config: Config
     fast: ClassVar = {"steps": 200, "batch_size": 8}
 
     @classmethod
@@ -120,7 +121,6 @@ class FeatureConstrainedDistillation(FeatureMatching):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         if teacher.has_class_token:
             self.standardise = None
         self.student = teacher.untrained_copy(with_positions=True)

@@ -129,11 +129,11 @@ class MultiresolutionDistillation(FeatureMatching):
                 raise ValueError("the cloner has levels at strides 1, 2, 4, 8 and 16 only")
             return strides
 
+    config: Config
     fast: ClassVar = {"steps": 300, "batch_size": 16}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         teacher.grids(config.image_size)  # refuses sizes that the teacher does not take
         layers = list(teacher.network.children())
         self.published = is_plain(layers)

@@ -32,6 +32,7 @@ class PatchDistributions(Method):
         regularisation: float = Field(default=0.01, gt=0, description="added to the covariance's diagonal; paper eq. 1")
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 4.2")
 
+    config: Config
     cheap_to_fit: ClassVar = True
     fast: ClassVar = {"features": 256, "grid_stride": 16}
 
@@ -41,7 +42,6 @@ class PatchDistributions(Method):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         grids = teacher.grids(config.image_size)
         stride = config.grid_stride or 1
         self.grid = min(grids[0], -(-config.image_size // stride))

@@ -47,6 +47,7 @@ class PatchCore(Method):
         )
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; paper section 3.3")
 
+    config: Config
     cheap_to_fit: ClassVar = True
     extendable: ClassVar = True
     fast: ClassVar = {"bank_limit": 2000}
@@ -56,7 +57,6 @@ class PatchCore(Method):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         grids = teacher.grids(config.image_size)
         self.grid = grids[0]
         channels = teacher.info.channels

@@ -82,11 +82,11 @@ class ReverseDistillation(FeatureMatching):
                 raise ValueError("reverse distillation needs each level to be half the size of the one before")
             return strides
 
+    config: Config
     fast: ClassVar = {"steps": 300}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         channels = teacher.info.channels
         self.shape = student_shape(teacher.info)
         self.bottleneck = Bottleneck(channels, self.shape)

@@ -47,6 +47,7 @@ class PyramidCorrespondences(Method):
         )
         sigma: float = Field(default=4.0, ge=0, description="Gaussian smoothing of the map, pixels; published code")
 
+    config: Config
     cheap_to_fit: ClassVar = True
     fast: ClassVar = {"grid_stride": 8, "gallery_limit": 100}
 
@@ -55,7 +56,6 @@ class PyramidCorrespondences(Method):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         *grids, _ = teacher.grids(config.image_size)
         *channels, last = teacher.info.channels
         self.grid = min(grids[0], -(-config.image_size // (config.grid_stride or 1)))

@@ -41,11 +41,11 @@ class StudentTeacherPyramid(FeatureMatching):
         epochs: int = Field(default=100, gt=0, description="paper section 4.1; whole passes over the training images")
         steps: int | None = Field(default=None, gt=0, description="optimiser steps instead of epochs")
 
+    config: Config
     fast: ClassVar = {"steps": 200, "batch_size": 16}
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.config = config
         self.student = teacher.untrained_copy()
         self.head = MapHead(teacher.grids(config.image_size), config.image_size, 0, align_corners=False)
 
