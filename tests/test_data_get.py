@@ -1121,8 +1121,8 @@ def test_broken_anywhere(bench: Bench, kind: str) -> None:
         (b"Rar!\x1a\x07\x00", "no archive of a known kind"),
         (b"\n<!DOCTYPE html><html><body>Sign in", "it is a web page"),
         (b"<HTML><head>", "it is a web page"),
-        (gzip.compress(b"x" * 1000)[:-3], "is broken"),
-        (gzip.compress(b"x" * 1000)[:-8] + bytes(8), "is broken"),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-3], "is broken"),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-8] + bytes(8), "is broken"),
     ],
 )
 def test_what_is_no_archive(bench: Bench, content: bytes, reason: str) -> None:
