@@ -13,21 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from blemish.admission import Admitted, base_contract
-from blemish.assembly import (
-    checked_calibration,
-    configure,
-    model_path,
-    score_by_folds,
-    train,
-)
+from blemish.admission import base_contract
+from blemish.assembly import configure, model_path, train
 from blemish.console import Silent
 from blemish.data import Label, Sample, open_dataset
+from blemish.delivery import checked_calibration, score_by_folds
 from blemish.errors import DataError, ExportError, TeacherError, TrainingError, UsageError
 from blemish.evaluation import evaluate
 from blemish.export import InspectionNetwork, check_parity, export_graph
 from blemish.holdout import FEW_IMAGES, FOLDS, Plan, plan_hold_out
-from blemish.images import Facts, ImageContract
+from blemish.images import ImageContract
 from blemish.methods import AnomalyMap, Method, MethodConfig, PassStage, find_method
 from blemish.modelfile import Parity, open_model_file
 from blemish.nn.preparation import Preparation
@@ -140,7 +135,7 @@ def test_the_share_asked_for_calibrates_and_one_image_always_trains(share: float
 def test_few_images_calibrate_by_folds_where_fitting_is_cheap() -> None:
     every = tuple(range(FEW_IMAGES - 1))
     assert plan_for(FEW_IMAGES - 1, CHEAP) == Plan("cross", every, every, FOLDS)
-    assert plan_for(FEW_IMAGES - 1, CHEAP, rate=0.0101) == Plan("cross", every, every, FOLDS)
+    assert plan_for(FEW_IMAGES - 1, CHEAP, rate=0.0101) == Plan("cross", every, every, FOLDS, 0.0101)
     assert plan_for(FEW_IMAGES, CHEAP).kind == "split"
     assert plan_for(FEW_IMAGES - 1, COSTLY).kind == "split"
 
@@ -149,7 +144,7 @@ def test_folds_can_be_asked_for_where_fitting_is_cheap() -> None:
     samples = listed(["normal"] * 300)
     every = tuple(range(300))
     plan = plan_hold_out(samples, cheap_to_fit=True, seed=0, false_alarm_rate=0.004, folds=3)
-    assert plan == Plan("cross", every, every, 3)
+    assert plan == Plan("cross", every, every, 3, 0.004)
     held = plan.held_in_folds(0)
     assert sorted(sum(held, start=[])) == list(every)  # noqa: RUF017
     assert [len(fold) for fold in held] == [100, 100, 100]
@@ -218,19 +213,18 @@ class Remembers(Method):
 @pytest.mark.parametrize("n", [3, 5, 12])
 def test_no_fold_scores_what_it_was_fitted_on(tmp_path: Path, n: int) -> None:
     paths = sorted(make_parts(tmp_path, n).iterdir())
-    admitted = [
-        Admitted(Sample(path, "normal", "train", "good"), path.name, "", Facts(80, 72, False)) for path in paths
-    ]
     plan = Plan("cross", tuple(range(n)), tuple(range(n - 1)), min(FOLDS, n - 1))
     fits: list[int] = []
 
-    def images(indices: Sequence[int]) -> TrainingImages:
-        fits.append(len(indices))
-        assert n - 1 in indices, "what does not calibrate trains in every fold"
-        return TrainingImages([paths[i] for i in indices], ImageContract(), Preparation(0, 255, SIZE))
+    class Counted(TrainingImages):
+        def only(self, indices: Sequence[int]) -> TrainingImages:
+            fits.append(len(indices))
+            assert n - 1 in indices, "what does not calibrate trains in every fold"
+            return super().only(indices)
 
+    images = Counted(paths, ImageContract(), Preparation(0, 255, SIZE))
     one = Trainer("cpu", 0, None, Silent().progress)
-    scores, maxima = score_by_folds(plan, admitted, Remembers, one, images, ImageContract(), Silent())
+    scores, maxima = score_by_folds(plan, images, Remembers, one, Silent())
     assert len(scores) == len(maxima) == n - 1
     assert min(scores) > 1e-6
     assert scores == pytest.approx(maxima)
@@ -241,7 +235,7 @@ def test_no_fold_scores_what_it_was_fitted_on(tmp_path: Path, n: int) -> None:
 def test_scores_that_are_no_numbers_do_not_calibrate() -> None:
     for scores, maxima in [([1.0, float("nan")], [1.0, 1.0]), ([1.0, 1.0], [1.0, float("inf")])]:
         with pytest.raises(TrainingError, match="no finite score"):
-            checked_calibration(scores, maxima, "split", None, None)
+            checked_calibration(scores, maxima, Plan("split", (0, 1), (2, 3)))
 
 
 # Whether the graph says what torch says.

@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine
 
-from blemish import admission, assembly, choice
+from blemish import admission, assembly, choice, delivery
 from blemish.station import trainings
 from blemish.station.app import make_app
 from blemish.station.errors import STATUS, Code, StationError, database_unavailable
@@ -202,7 +202,7 @@ def test_it_is_told_what_a_training_is_at_and_which_method_the_images_asked_for(
 
 
 def test_what_a_training_is_at_goes_by_the_names_that_training_gives_it() -> None:
-    sources = [inspect.getsource(module) for module in (admission, choice, assembly)]
+    sources = [inspect.getsource(module) for module in (admission, choice, assembly, delivery)]
 
     said = {name for source in sources for name in re.findall(r'progress\(\s*"([^"]+)"', source)}
 

@@ -1,7 +1,6 @@
 """The main job: from a source of images to a model file that decides.
 
-Open the source, admit its images, hold some out, train, export the graph, prove it, let it score the held-out images,
-calibrate on those scores, write the file.
+Open the source, admit its images, hold some out, train, and deliver what was trained (`blemish.delivery`).
 """
 
 from __future__ import annotations
@@ -25,27 +24,24 @@ from blemish.admission import Admitted, admit, base_contract
 from blemish.choice import AUTO, Choice, choose
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, combine, open_categories, open_dataset
-from blemish.decisions import Calibration, calibrate
-from blemish.errors import ModelFileError, TeacherError, TrainingError, UsageError
-from blemish.export import InspectionNetwork, pack_learned, proven_graph, unpack_learned
+from blemish.delivery import deliver
+from blemish.errors import ModelFileError, TeacherError, UsageError
+from blemish.export import unpack_learned
 from blemish.holdout import Plan, plan_hold_out
 from blemish.images import Depth, ImageContract, contract_for, read, to_display
 from blemish.methods import Method, MethodConfig, NamesSuspects, find_method
 from blemish.modelfile import (
     SUFFIX,
     LeftOutImage,
-    Manifest,
     ModelFile,
     SeenImage,
     Suspicion,
     SuspiciousImage,
     TrainingRecord,
-    write,
 )
 from blemish.nn.preparation import Preparation
 from blemish.nn.resampling import resize
 from blemish.runtime import Detector
-from blemish.runtime.graph import Graph
 from blemish.suspects import (
     Shown,
     in_one_line,
@@ -59,8 +55,6 @@ from blemish.teachers import DEFAULT_TEACHER, FeaturePyramid, open_teacher
 from blemish.training import RunFolder, Trainer, TrainingImages
 from blemish.training.embedding import STRIDES, Embedding
 
-PARITY_IMAGES = 6
-FEW_CALIBRATION_IMAGES = 20
 SUSPICION_BATCH = 16
 
 Preset = Literal["auto", "fast", "paper"]
@@ -143,16 +137,25 @@ def train(
         admitted, left_out = admit(dataset, base, listener)
         return dataset, admitted, left_out, contract_for(base, [image.facts for image in admitted])
 
-    looked, choice = None, None
+    seen, choice = None, None
     if method == AUTO:
-        looked = _, admitted, _, contract = look()
+        seen = _, admitted, _, contract = look()
         choice = choose_method(admitted, contract, teacher, weights, contaminated=contaminated, listener=listener)
         listener.say(str(choice))
     # Before the images are looked at, unless they choose: what cannot be is refused at once.
     chosen = find_method(choice.method if choice else method)
     config = configure(chosen, preset, settings or {}, trainer_device.fabric.device.type, listener)
-    dataset, admitted, left_out, contract = looked or look()
-    plan = plan_calibration(chosen, admitted, seed, false_alarm_rate, review_rate, hold_out, folds, listener)
+    dataset, admitted, left_out, contract = seen or look()
+    plan = plan_hold_out(
+        [image.sample for image in admitted],
+        cheap_to_fit=chosen.cheap_to_fit,
+        seed=seed,
+        false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
+        hold_out=hold_out,
+        folds=folds,
+    )
+    listener.say(str(plan))
 
     pyramid = chosen.open_teacher(teacher, config, weights)
     record = training_record(dataset, admitted, left_out, plan, seed, trainer_device, choice)
@@ -166,128 +169,29 @@ def train(
     elif folder.file.exists():
         listener.say(f"{folder.path} holds the state of another training, which is not continued.")
     trained = build(chosen, config, pyramid, seed)
-    images = training_images(admitted, contract, Preparation(contract.low, contract.high, config.image_size))
+    preparation = Preparation(contract.low, contract.high, config.image_size)
+    images = TrainingImages([image.sample.path for image in admitted], contract, preparation)
     if devices > 1:
         listener.say(f"Starting {devices} processes.")
-    Trainer(device, seed, folder, listener.progress, devices).fit(trained, images(plan.train))
+    Trainer(device, seed, folder, listener.progress, devices).fit(trained, images.only(plan.train))
     looked_at = [*plan.train, *(i for i in plan.calibration if i not in set(plan.train))]
     names = [admitted[i].name for i in looked_at]
-    suspicion = suspect(trained, images(looked_at), names, listener) if isinstance(trained, NamesSuspects) else None
+    looked = images.only(looked_at)
+    suspicion = suspect(trained, looked, names, listener) if isinstance(trained, NamesSuspects) else None
 
-    detector = deliver(
-        target,
-        trained,
-        lambda: build(chosen, config, pyramid, seed),
-        config,
-        plan,
-        admitted,
-        contract,
-        record,
-        trainer_device,
-        false_alarm_rate,
-        review_rate,
-        listener,
-        suspicion,
-    )
+    def untrained() -> Method:
+        return build(chosen, config, pyramid, seed)
+
+    detector = deliver(target, trained, untrained, plan, images, record, trainer_device, listener, suspicion)
     folder.remove()
     # What lies there is of a detector that is no more.
     page_beside(target).unlink(missing_ok=True)
     if suspicion and isinstance(trained, NamesSuspects):
-        show_suspects(page_beside(target), trained, images(looked_at), names, record, suspicion)
+        show_suspects(page_beside(target), trained, looked, names, record, suspicion)
         listener.say(f"{in_one_line(suspicion)} The most suspicious are shown in {page_beside(target)}.")
         if meaning := warning(suspicion, record):
             listener.warn(meaning)
     return detector
-
-
-def plan_calibration(
-    method: type[Method],
-    admitted: Sequence[Admitted],
-    seed: int,
-    false_alarm_rate: float | None,
-    review_rate: float | None,
-    hold_out: float | None,
-    folds: int | None,
-    listener: Listener,
-) -> Plan:
-    """Say which images calibrate, and refuse rates that cannot be, before any work is done."""
-    plan = plan_hold_out(
-        [image.sample for image in admitted],
-        cheap_to_fit=method.cheap_to_fit,
-        seed=seed,
-        false_alarm_rate=false_alarm_rate,
-        hold_out=hold_out,
-        folds=folds,
-    )
-    listener.say(str(plan))
-    calibrate([0.0] * len(plan.calibration), [0.0] * len(plan.calibration), plan.kind, false_alarm_rate, review_rate)
-    return plan
-
-
-def deliver(
-    target: Path,
-    trained: Method,
-    untrained: Callable[[], Method],
-    config: MethodConfig,
-    plan: Plan,
-    admitted: Sequence[Admitted],
-    contract: ImageContract,
-    record: TrainingRecord,
-    trainer: Trainer,
-    false_alarm_rate: float | None,
-    review_rate: float | None,
-    listener: Listener,
-    suspicion: Suspicion | None = None,
-) -> Detector:
-    """Export a trained method, prove the graph, calibrate it and write the model file.
-
-    Parameters
-    ----------
-    untrained : gives what the folds of a "cross" plan are fitted with.
-    """
-    preparation = Preparation(contract.low, contract.high, config.image_size)
-    listener.say("Exporting the graph and checking it against torch.")
-    listener.progress("exporting", 0.0)
-    some = [read(admitted[i].sample.path, contract) for i in plan.calibration[:PARITY_IMAGES]]
-    content, graph, parity = proven_graph(trained, preparation, contract, some)
-    listener.progress("exporting", 1.0)
-
-    if plan.kind == "split":
-        scores, maxima = score_through_graph(graph, [admitted[i] for i in plan.calibration], contract, listener)
-    else:
-        scores, maxima = score_by_folds(
-            plan, admitted, untrained, trainer, training_images(admitted, contract, preparation), contract, listener
-        )
-    calibration = checked_calibration(scores, maxima, plan.kind, false_alarm_rate, review_rate)
-    listener.say(describe_calibration(calibration, asked=false_alarm_rate is not None))
-    if calibration.n < FEW_CALIBRATION_IMAGES:
-        listener.warn(
-            f"n = {calibration.n} is few: no false-alarm rate below {calibration.smallest_rate:.0%} can be kept. "
-            "More images of good parts allow a smaller one."
-        )
-
-    manifest = Manifest(
-        blemish=__version__,
-        method=trained.name,
-        method_title=trained.title,
-        config=config.model_dump(mode="json"),
-        teacher=trained.teacher.info,
-        images=contract,
-        calibration=calibration,
-        training=record,
-        parity=parity,
-        suspicion=suspicion,
-    )
-    write(target, manifest, content, pack_learned(trained.detector_state(), content))
-    listener.say(f"Wrote {target} ({target.stat().st_size / 2**20:.1f} MB).")
-    return Detector(graph, contract, calibration, manifest)
-
-
-def training_images(
-    admitted: Sequence[Admitted], contract: ImageContract, preparation: Preparation
-) -> Callable[[Sequence[int]], TrainingImages]:
-    """What gives the images of some indices for training."""
-    return lambda indices: TrainingImages([admitted[i].sample.path for i in indices], contract, preparation)
 
 
 def model_path(out: str | os.PathLike[str]) -> Path:
@@ -363,16 +267,6 @@ def configure(
         raise UsageError(
             f"{'.'.join(map(str, first['loc']))}={first['input']}: {first['msg']}", where=f"method {method.name}"
         ) from error
-
-
-def describe_calibration(calibration: Calibration, *, asked: bool) -> str:
-    """One sentence on what the threshold rests on."""
-    chosen = "as asked" if asked else "the default: 1 % or the smallest reachable, whichever is larger"
-    return (
-        f"Calibrated on n = {calibration.n}: false-alarm rate {calibration.false_alarm_rate:.2%} ({chosen}); the "
-        f"smallest reachable is 1/({calibration.n}+1) = {calibration.smallest_rate:.2%}. REVIEW up to "
-        f"{calibration.review_rate:.2%}."
-    )
 
 
 def training_record(
@@ -504,59 +398,3 @@ def restore(file: ModelFile, weights: str | os.PathLike[str] | None = None) -> M
     trained = build(method, config, teacher, manifest.training.seed)
     trained.load_learned_state(unpack_learned(file))
     return trained.eval()
-
-
-def score_through_graph(
-    graph: Graph, images: Sequence[Admitted], contract: ImageContract, listener: Listener
-) -> tuple[list[float], list[float]]:
-    """Scores and map maxima of held-out images, by the path that inspections take."""
-    scores, maxima = [], []
-    for done, image in enumerate(images, 1):
-        maps, score = graph.run(read(image.sample.path, contract)[None])
-        scores.append(float(score[0]))
-        maxima.append(float(maps.max()))
-        listener.progress("calibrating", done / len(images))
-    return scores, maxima
-
-
-def score_by_folds(
-    plan: Plan,
-    admitted: Sequence[Admitted],
-    untrained: Callable[[], Method],
-    trainer: Trainer,
-    images: Callable[[Sequence[int]], TrainingImages],
-    contract: ImageContract,
-    listener: Listener,
-) -> tuple[list[float], list[float]]:
-    """Scores and map maxima of every calibration image by a fit of the other folds (cross-conformal).
-
-    The folds are scored by torch, which the graph of the final fit was proved to agree with.
-    """
-    results: dict[int, tuple[float, float]] = {}
-    for fold, out in enumerate(plan.held_in_folds(trainer.seed), 1):
-        inside = images([i for i in plan.train if i not in set(out)])
-        method = untrained()
-        Trainer(trainer.fabric.device.type, trainer.seed, None, Silent().progress).fit(method, inside)
-        network = InspectionNetwork(method, inside.preparation).eval()
-        for i in out:
-            pixels: NDArray[Any] = read(admitted[i].sample.path, contract)
-            with torch.inference_mode():
-                anomaly_map, score = network(torch.from_numpy(pixels)[None])
-            results[i] = (float(score), float(anomaly_map.max()))
-        listener.progress("calibrating", fold / plan.folds)
-    return [s for s, _ in results.values()], [m for _, m in results.values()]
-
-
-def checked_calibration(
-    scores: list[float],
-    maxima: list[float],
-    kind: Literal["split", "cross"],
-    false_alarm_rate: float | None,
-    review_rate: float | None,
-) -> Calibration:
-    """Calibrate, or say that the method learned nothing that could be calibrated."""
-    if not np.isfinite([*scores, *maxima]).all():
-        raise TrainingError(
-            "the trained method gives held-out images no finite score", todo="Try another --seed or method"
-        )
-    return calibrate(scores, maxima, kind, false_alarm_rate, review_rate)

@@ -6,22 +6,17 @@ import os
 from collections.abc import Sequence
 
 from blemish.admission import Admitted, admit
-from blemish.assembly import (
-    deliver,
-    model_path,
-    plan_calibration,
-    restore,
-    training_images,
-    training_record,
-)
+from blemish.assembly import model_path, restore, training_record
 from blemish.console import Listener, Silent
 from blemish.data import Dataset, open_dataset
+from blemish.delivery import deliver
 from blemish.errors import DataError, UsageError
+from blemish.holdout import plan_hold_out
 from blemish.methods import Method, find_method, list_methods
 from blemish.modelfile import LeftOutImage, SeenImage, open_model_file
 from blemish.nn.preparation import Preparation
 from blemish.runtime import Detector
-from blemish.training import Trainer
+from blemish.training import Trainer, TrainingImages
 
 KNOWN = "already_seen"
 
@@ -87,33 +82,30 @@ def extend(
             where=dataset.root,
             todo="Images that the model was trained on do not count",
         )
-    plan = plan_calibration(chosen, admitted, seed, false_alarm_rate, review_rate, hold_out, folds, listener)
+    plan = plan_hold_out(
+        [image.sample for image in admitted],
+        cheap_to_fit=chosen.cheap_to_fit,
+        seed=seed,
+        false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
+        hold_out=hold_out,
+        folds=folds,
+    )
+    listener.say(str(plan))
 
     def started() -> Method:
         return restore(file, weights)
 
     trainer = Trainer(device, seed, None, listener.progress)
-    images = training_images(admitted, contract, Preparation(contract.low, contract.high, config.image_size))
+    preparation = Preparation(contract.low, contract.high, config.image_size)
+    images = TrainingImages([image.sample.path for image in admitted], contract, preparation)
     trained = started()
-    trainer.fit(trained, images(plan.train))
+    trainer.fit(trained, images.only(plan.train))
     record = training_record(dataset, admitted, [*left_out, *known], plan, seed, trainer, before=before)
     old = manifest.training
     note = f"{record.note} Added to {len(before)} images of {old.source} (fingerprint {old.fingerprint[:12]})."
     record = record.model_copy(update={"note": note})
-    return deliver(
-        target,
-        trained,
-        started,
-        config,
-        plan,
-        admitted,
-        contract,
-        record,
-        trainer,
-        false_alarm_rate,
-        review_rate,
-        listener,
-    )
+    return deliver(target, trained, started, plan, images, record, trainer, listener)
 
 
 def without_known(admitted: list[Admitted], seen: Sequence[SeenImage]) -> tuple[list[Admitted], list[LeftOutImage]]:

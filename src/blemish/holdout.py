@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from blemish.data import Sample
-from blemish.decisions import images_needed
+from blemish.decisions import calibrate, images_needed
 from blemish.errors import DataError, UsageError
 
 HOLD_OUT = 0.2
@@ -21,16 +21,19 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images train and which calibrate, by index.
+    """Which images train and which calibrate, by index, and for which rates.
 
     kind : "split": no image does both. "cross": all train, and the calibrating ones are dealt into `folds` folds, each
         scored by a fit of everything but itself.
+    false_alarm_rate, review_rate : as they were asked for; None is the default (`decisions.calibrate`).
     """
 
     kind: Literal["split", "cross"]
     train: tuple[int, ...]
     calibration: tuple[int, ...]
     folds: int = 0
+    false_alarm_rate: float | None = None
+    review_rate: float | None = None
 
     def __str__(self) -> str:
         if self.kind == "cross":
@@ -52,6 +55,7 @@ def plan_hold_out(
     cheap_to_fit: bool,
     seed: int,
     false_alarm_rate: float | None = None,
+    review_rate: float | None = None,
     hold_out: float | None = None,
     folds: int | None = None,
 ) -> Plan:
@@ -60,15 +64,32 @@ def plan_hold_out(
     Parameters
     ----------
     cheap_to_fit : whether the method can be fitted once per fold.
-    false_alarm_rate, hold_out, folds : what the user asked for; None is the default.
+    false_alarm_rate, review_rate, hold_out, folds : what the user asked for; None is the default.
 
     Raises
     ------
     UsageError
-        If the rate asked for takes more calibration images than may be held out, or options contradict each other.
+        If the rate asked for takes more calibration images than may be held out, the review rate is below it or no
+        share, or options contradict each other.
     DataError
         If no image is known not to be bad.
     """
+    plan = _deal(samples, cheap_to_fit, seed, false_alarm_rate, hold_out, folds)
+    # Before any work is done: these rates are refused as they would be at its end.
+    nothing = [0.0] * len(plan.calibration)
+    calibrate(nothing, nothing, plan.kind, false_alarm_rate, review_rate)
+    return replace(plan, false_alarm_rate=false_alarm_rate, review_rate=review_rate)
+
+
+def _deal(
+    samples: Sequence[Sample],
+    cheap_to_fit: bool,
+    seed: int,
+    false_alarm_rate: float | None,
+    hold_out: float | None,
+    folds: int | None,
+) -> Plan:
+    """Which images do what, whatever is asked of them."""
     n = len(samples)
     if hold_out is not None and not 0 < hold_out < 1:
         raise UsageError(f"it lies between 0 and 1, not at {hold_out:g}", where="--hold-out")

@@ -34,6 +34,10 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def only(self, indices: Sequence[int]) -> TrainingImages:
+        """Those of `indices`, in this order."""
+        return TrainingImages([self.paths[i] for i in indices], self.contract, self.preparation)
+
     def load(self, index: int) -> Tensor:
         """Image `index`, 3 x S x S in [0, 1]."""
         pixels = torch.from_numpy(read(self.paths[index], self.contract))
