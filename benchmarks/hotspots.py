@@ -55,7 +55,7 @@ def processor_times() -> dict[int, float]:
     for task in Path("/proc/self/task").iterdir():
         try:
             found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
-        except FileNotFoundError:  # It has just ended.
+        except (FileNotFoundError, ProcessLookupError):  # It has just ended, before or after the file was opened.
             continue
     return found
 
